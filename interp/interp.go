@@ -1,0 +1,211 @@
+package interp
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"go.starlark.net/lib/json"
+	"go.starlark.net/lib/math"
+	"go.starlark.net/lib/time"
+	"go.starlark.net/starlark"
+	"go.starlark.net/starlarkstruct"
+	"go.starlark.net/syntax"
+)
+
+// fileOptions are those of every script, file and REPL input alike. A script is written like a shell script:
+// control flow stands at the top level, and there a name may be bound again, without which a loop there could not count.
+var fileOptions = syntax.FileOptions{
+	Set:             true,
+	While:           true,
+	TopLevelControl: true,
+	GlobalReassign:  true,
+	Recursion:       true,
+}
+
+// universe lists the names of Starlark's own that scripts see. A test compares it with starlark.Universe,
+// so that a new version of the library adds no word to the language unnoticed.
+const universe = "None True False abs any all bool bytes chr dict dir enumerate fail float getattr hasattr hash int len list " +
+	"max min ord print range repr reversed set sorted str tuple type zip"
+
+// Options say what an interpreter gives its scripts. The zero value is a plain Starlark with the standard streams.
+type Options struct {
+	// Dry runs scripts without doing anything (msh -n): see Unknown.
+	Dry bool
+	// Args are the script's arguments, its predeclared `args`.
+	Args []string
+	// Nil streams stand for the process's own.
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	// Words and Values are predeclared beside the interpreter's own.
+	Words  []*Word
+	Values starlark.StringDict
+	// Stdlib is what load("@msh//x.star", …) reads; nil for none.
+	Stdlib fs.FS
+}
+
+// Interp runs scripts. Its methods may be called from several goroutines, but it runs one script, or one REPL, at a time.
+type Interp struct {
+	opts        Options
+	words       []*Word             // sorted by name
+	predeclared starlark.StringDict // what scripts can name
+	hidden      starlark.StringDict // predeclared, and what only rewritten scripts name
+
+	globals starlark.StringDict // of the last script, and of the REPL
+
+	mu       sync.Mutex // guards what follows
+	sources  map[string]string
+	captured map[string][]string // by file: the names its functions use
+	modules  map[string]*module  // by absolute path
+	deferred []starlark.Callable
+
+	printing    sync.Mutex
+	madeUnknown atomic.Int64 // how many calls have given an Unknown so far
+}
+
+// New returns an interpreter. It runs nothing yet.
+func New(opts Options) *Interp {
+	if opts.Stdin == nil {
+		opts.Stdin = os.Stdin
+	}
+	if opts.Stdout == nil {
+		opts.Stdout = os.Stdout
+	}
+	if opts.Stderr == nil {
+		opts.Stderr = os.Stderr
+	}
+	in := &Interp{
+		opts:     opts,
+		globals:  make(starlark.StringDict),
+		sources:  make(map[string]string),
+		captured: make(map[string][]string),
+		modules:  make(map[string]*module),
+	}
+	in.words = slices.Concat(ownWords(), opts.Words)
+	slices.SortFunc(in.words, func(a, b *Word) int { return strings.Compare(a.Name, b.Name) })
+	in.predeclare()
+	return in
+}
+
+// Words returns all words, those of the interpreter and those of Options, sorted by name.
+func (in *Interp) Words() []*Word { return in.words }
+
+// Globals returns the global variables of the script that ran last, or of the REPL.
+func (in *Interp) Globals() starlark.StringDict { return in.globals }
+
+func (in *Interp) dry() bool { return in != nil && in.opts.Dry }
+
+// predeclare makes the names that scripts see, and the hidden ones.
+func (in *Interp) predeclare() {
+	names := starlark.StringDict{
+		"json":   json.Module,
+		"math":   math.Module,
+		"time":   time.Module,
+		"struct": starlark.NewBuiltin("struct", starlarkstruct.Make),
+	}
+	for name := range strings.FieldsSeq(universe) {
+		names[name] = starlark.Universe[name]
+	}
+	args := make([]starlark.Value, len(in.opts.Args))
+	for i, arg := range in.opts.Args {
+		args[i] = starlark.String(arg)
+	}
+	names["args"] = starlark.NewList(args)
+
+	for _, w := range in.words {
+		owner, member, dotted := strings.Cut(w.Name, ".")
+		switch {
+		case !dotted:
+			names[w.Name] = w.Value()
+		case !w.IsMethod():
+			mod, ok := names[owner].(*starlarkstruct.Module)
+			if !ok {
+				mod = &starlarkstruct.Module{Name: owner, Members: make(starlark.StringDict)}
+				names[owner] = mod
+			}
+			mod.Members[member] = w.Value()
+		}
+	}
+	for name, v := range in.opts.Values {
+		names[name] = v
+	}
+	names.Freeze()
+	in.predeclared = names
+	in.hidden = make(starlark.StringDict, len(names)+8)
+	for name, v := range names {
+		in.hidden[name] = v
+	}
+	for name, v := range in.dryFunctions() {
+		in.hidden[name] = v
+	}
+}
+
+// RunFile runs the script at path. When ctx ends the script is stopped, and errors.Is(err, context.Canceled) holds,
+// or DeadlineExceeded. FormatError turns the error into what a user should read. Functions given to defer wait for Close.
+func (in *Interp) RunFile(ctx context.Context, path string) error {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("run %s: %w", path, cause(err))
+	}
+	return in.RunSource(ctx, path, string(src))
+}
+
+// RunSource runs src as RunFile does; name stands for the path, in positions and for what load is relative to.
+func (in *Interp) RunSource(ctx context.Context, name, src string) error {
+	prog, err := in.compile(name, src)
+	if err != nil {
+		return err
+	}
+	thread, stop := in.newThread(ctx, name)
+	defer stop()
+	thread.SetLocal(localLoading, &loading{key: moduleKey(name), name: name})
+	in.globals, err = prog.Init(thread, in.hidden)
+	return canceled(ctx, err)
+}
+
+// compile parses, rewrites and resolves one file, and keeps its text for error messages.
+func (in *Interp) compile(name, src string) (*starlark.Program, error) {
+	in.addSource(name, src)
+	f, err := fileOptions.Parse(name, src, 0)
+	if err != nil {
+		return nil, err
+	}
+	in.noteCaptured(f)
+	return in.program(f)
+}
+
+// program rewrites and resolves a parsed file.
+func (in *Interp) program(f *syntax.File) (*starlark.Program, error) {
+	pointCalls(f)
+	if in.opts.Dry {
+		rewriteDry(f)
+	}
+	prog, err := starlark.FileProgram(f, in.hidden.Has)
+	if err != nil {
+		return nil, in.suggest(err)
+	}
+	return prog, nil
+}
+
+func (in *Interp) addSource(name, src string) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.sources[name] = src
+}
+
+// print writes one line at once, so that the lines of parallel threads do not mix.
+func (in *Interp) print(thread *starlark.Thread, msg string) {
+	in.printing.Lock()
+	_, err := io.WriteString(in.opts.Stdout, msg+"\n")
+	in.printing.Unlock()
+	if err != nil {
+		// The hook cannot return an error, and a script whose reader is gone should end, as under sh.
+		thread.Cancel(fmt.Sprintf("print: %v", err))
+	}
+}

@@ -1,0 +1,231 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/stage0"
+)
+
+// birth is how a process is started: stage0, with a program, descriptors, and
+// what clone(2) itself must do. Files are named by the program.
+type birth struct {
+	program *stage0.Program
+	stdio   [3]int
+	files   map[stage0.FD]int // descriptors of msh's that the program names
+	flags   uintptr           // CLONE_NEW*
+	ids     *IDs
+	cgroup  int // descriptor of a v2 group to be born in, -1 for none
+	pidns   int // pidfd of a machine in whose PID namespace to be born, -1 for msh's own
+	fault   int // the step that is to fail
+}
+
+// process is a running stage0, and whatever it has executed since.
+type process struct {
+	pid   int
+	pidfd int
+	blob  int // the memory file with the program and its results
+	steps []stage0.Step
+}
+
+// stage0Number is the descriptor of stage0's image: high, so that handing
+// descriptors over never overwrites it.
+const stage0Number = 200
+
+var stage0Path = sync.OnceValues(func() (string, error) {
+	fd, err := stage0.Executable()
+	if err != nil {
+		return "", err
+	}
+	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, stage0Number)
+	if err != nil {
+		return "", fmt.Errorf("dup stage0: %w", err)
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", high), nil
+})
+
+// start starts it. The caller closes the process.
+func (b *birth) start() (*process, error) {
+	path, err := stage0Path()
+	if err != nil {
+		return nil, err
+	}
+	names := b.program.FDs()
+	number := make(map[stage0.FD]int, len(names))
+	files := make([]uintptr, stage0.BlobFD+1, stage0.BlobFD+1+len(names))
+	for i, fd := range b.stdio {
+		files[i] = uintptr(fd)
+	}
+	for _, name := range names {
+		fd, ok := b.files[name]
+		if !ok {
+			return nil, fmt.Errorf("start: no descriptor %q", name)
+		}
+		number[name] = len(files)
+		files = append(files, uintptr(fd))
+	}
+	code, err := b.program.Assemble(number)
+	if err != nil {
+		return nil, err
+	}
+	if b.fault > 0 {
+		stage0.Sabotage(code, stage0.Ref(b.fault-1))
+	}
+	blob, err := unix.MemfdCreate("msh-program", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	if _, err := unix.Pwrite(blob, code, 0); err != nil {
+		unix.Close(blob)
+		return nil, fmt.Errorf("write the program: %w", err)
+	}
+	files[stage0.BlobFD] = uintptr(blob)
+
+	p := &process{pidfd: -1, blob: blob, steps: b.program.Steps()}
+	attr := &syscall.ProcAttr{Files: files, Sys: &syscall.SysProcAttr{Cloneflags: b.flags, PidFD: &p.pidfd}}
+	if b.cgroup >= 0 {
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, b.cgroup
+	}
+	if b.flags&unix.CLONE_NEWUSER != 0 {
+		maps := b.ids.sysProcIDMap()
+		attr.Sys.UidMappings, attr.Sys.GidMappings, attr.Sys.GidMappingsEnableSetgroups = maps, maps, true
+		attr.Sys.Credential = &syscall.Credential{}
+	}
+	fork := func() (err error) {
+		p.pid, err = syscall.ForkExec(path, []string{"0"}, attr)
+		return err
+	}
+	if b.pidns >= 0 {
+		err = inPidSpace(b.pidns, fork)
+	} else {
+		err = fork()
+	}
+	if err != nil {
+		unix.Close(blob)
+		return nil, explainClone(err, b.flags)
+	}
+	return p, nil
+}
+
+// inPidSpace calls f on a thread whose children are born in the PID namespace of
+// the process behind pidfd. The goroutine ends locked to that thread, which so
+// dies and never serves anybody else.
+func inPidSpace(pidfd int, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Setns(pidfd, unix.CLONE_NEWPID); err != nil {
+			done <- fmt.Errorf("enter the PID space: %w", err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+func explainClone(err error, flags uintptr) error {
+	text := "clone"
+	if flags != 0 {
+		text += " with new spaces " + spaceWords(flags)
+	}
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return withHint(fmt.Errorf("%s: %w", text, err), "the limit on namespaces is reached: see /proc/sys/user/max_*_namespaces")
+	case errors.Is(err, unix.EPERM):
+		return withHint(fmt.Errorf("%s: %w", text, err), "msh makes namespaces and control groups: run it as root")
+	case errors.Is(err, unix.EAGAIN):
+		return withHint(fmt.Errorf("%s: %w", text, err), "a limit on processes is reached: pids(max) of a parent, or ulimit -u")
+	case errors.Is(err, unix.EINVAL):
+		return unsupported("the kernel was built without one of these namespaces; `msh doctor` tells which", "%s", text)
+	}
+	return fmt.Errorf("%s: %w", text, err)
+}
+
+// result is what a step has returned.
+func (p *process) result(step stage0.Ref) (int64, error) {
+	var b [8]byte
+	_, err := unix.Pread(p.blob, b[:], stage0.ResultOffset(step))
+	return stage0.Int64(b[:]), err
+}
+
+// failure is the error of the step at which the program gave up, nil if it has not.
+func (p *process) failure() error {
+	var head [64]byte
+	if _, err := unix.Pread(p.blob, head[:], 0); err != nil {
+		return fmt.Errorf("read the program back: %w", err)
+	}
+	step, errno, failed := stage0.Failed(head[:])
+	if !failed {
+		return nil
+	}
+	return &stepError{p.steps[step], int(step), errno}
+}
+
+// stepError is a system call that failed in the child.
+type stepError struct {
+	step  stage0.Step
+	at    int
+	errno unix.Errno
+}
+
+func (e *stepError) Error() string {
+	if e.errno == 0 {
+		return e.step.Words + ": msh is gone"
+	}
+	return e.step.Words + ": " + e.errno.Error()
+}
+
+func (e *stepError) Unwrap() error { return e.errno }
+
+// Hint translates an errno that misleads.
+func (e *stepError) Hint() string {
+	switch nr := e.step.Nr; {
+	case nr == unix.SYS_PIVOT_ROOT && e.errno == unix.EINVAL:
+		return "the caller's root is an initramfs, out of which pivot_root(2) does not lead: switch_root to a real one first"
+	case nr == unix.SYS_MOUNT && e.errno == unix.EINVAL:
+		return "the kernel says more in dmesg; for an overlay: the lower directory is itself an overlay's upper, or on a file system that cannot be a layer"
+	case nr == unix.SYS_MOUNT && e.errno == unix.ENODEV:
+		return "the kernel has no such file system (see /proc/filesystems)"
+	case nr == unix.SYS_MOVE_MOUNT && e.errno == unix.ENOENT:
+		return "the mount point is not in the machine's root, and msh makes none in a root that is not the machine's own"
+	case nr == unix.SYS_MOUNT_SETATTR && e.errno == unix.EINVAL:
+		return "the file system there cannot have its owners shifted (idmapped mounts): ext4, xfs, btrfs and, since 6.3, tmpfs can"
+	case nr == unix.SYS_PRLIMIT64 && e.errno == unix.EPERM:
+		return "only CAP_SYS_RESOURCE can raise a hard limit above its own"
+	case nr == unix.SYS_WRITE && e.errno == unix.ERANGE:
+		return "the offset would set the clock below zero"
+	case nr == unix.SYS_EXECVE && e.errno == unix.ENOENT:
+		return "the program, its interpreter or its dynamic loader is not in the machine's root"
+	case nr == unix.SYS_EXECVE && e.errno == unix.ENOEXEC:
+		return "not a program for this machine: a script needs #! in its first line"
+	}
+	return ""
+}
+
+// close lets the process go on by itself.
+func (p *process) close() {
+	unix.Close(p.pidfd)
+	unix.Close(p.blob)
+}
+
+// kill ends the process and reaps it.
+func (p *process) kill() {
+	unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
+	reap(p.pidfd)
+}
+
+// startTime is the field of /proc/PID/stat that, with the pid, names a process
+// for ever; 0 when there is none.
+func startTime(pid int) uint64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	return statField(b, 19)
+}

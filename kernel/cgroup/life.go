@@ -1,0 +1,220 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/cgroups/v3/cgroup1"
+	"github.com/containerd/cgroups/v3/cgroup2"
+	"golang.org/x/sys/unix"
+)
+
+func (g *Group) v2() (*cgroup2.Manager, error) {
+	return cgroup2.Load(g.Path, cgroup2.WithMountpoint(g.Tracker))
+}
+
+// Pids lists the processes in the group and in those below it.
+func (g *Group) Pids() ([]int, error) { return pidsBelow(g.dir(g.Tracker)) }
+
+func pidsBelow(dir string) ([]int, error) {
+	var all []int
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		}
+		if !e.IsDir() {
+			return nil
+		}
+		pids, err := pidsIn(path)
+		all = append(all, pids...)
+		return err
+	})
+	return all, err
+}
+
+func pidsIn(dir string) ([]int, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, f := range strings.Fields(string(b)) {
+		if pid, err := strconv.Atoi(f); err == nil && pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// Freeze stops every process in the group and below, and returns when they have
+// stopped or ctx ends.
+func (g *Group) Freeze(ctx context.Context) error {
+	if !g.V2() {
+		return cgroup1.NewFreezer(Root).Freeze(g.Path)
+	}
+	m, err := g.v2()
+	if err != nil {
+		return err
+	}
+	if err := m.Freeze(); err != nil {
+		return err
+	}
+	return g.await(ctx, "frozen", "1")
+}
+
+// Thaw lets them go on.
+func (g *Group) Thaw(ctx context.Context) error {
+	if !g.V2() {
+		return cgroup1.NewFreezer(Root).Thaw(g.Path)
+	}
+	m, err := g.v2()
+	if err != nil {
+		return err
+	}
+	if err := m.Thaw(); err != nil {
+		return err
+	}
+	return g.await(ctx, "frozen", "0")
+}
+
+// Frozen tells whether the group is frozen.
+func (g *Group) Frozen() bool {
+	file, want := "cgroup.freeze", "1"
+	if !g.V2() {
+		file, want = "freezer.state", "FROZEN"
+	}
+	b, err := os.ReadFile(filepath.Join(g.dir(g.Tracker), file))
+	return err == nil && strings.TrimSpace(string(b)) == want
+}
+
+// await polls cgroup.events; the kernel has no call that waits for it, and what
+// is waited for takes microseconds.
+func (g *Group) await(ctx context.Context, key, want string) error {
+	for nap := 20 * time.Microsecond; ; nap = min(2*nap, 5*time.Millisecond) {
+		b, err := os.ReadFile(filepath.Join(g.dir(g.Tracker), "cgroup.events"))
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(b)) {
+			if k, v, _ := strings.Cut(strings.TrimSpace(line), " "); k == key && v == want {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %s is not %s yet: %w", g.dir(g.Tracker), key, want, ctx.Err())
+		case <-time.After(nap):
+		}
+	}
+}
+
+// Kill ends every process in the group and below; it does not wait for them.
+func (g *Group) Kill() error {
+	if g.V2() {
+		// containerd/cgroups falls back to signals where cgroup.kill is missing
+		// (before 5.14), but for any other error as well: only then is it asked.
+		err := write(filepath.Join(g.dir(g.Tracker), "cgroup.kill"), "1")
+		if err == nil || errors.Is(err, unix.ENODEV) {
+			return nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if unix.Access(g.dir(g.Tracker), unix.F_OK) != nil {
+			return nil
+		}
+		m, err := g.v2()
+		if err != nil {
+			return err
+		}
+		return m.Kill()
+	}
+	// v1 has no kill: freeze, so that no fork gets away, signal, thaw.
+	if unix.Access(g.dir(g.Tracker), unix.F_OK) != nil {
+		return nil
+	}
+	if err := write(filepath.Join(g.dir(g.Tracker), "freezer.state"), "FROZEN"); err != nil {
+		return err
+	}
+	pids, err := g.Pids()
+	for _, pid := range pids {
+		if e := unix.Kill(pid, unix.SIGKILL); e != nil && e != unix.ESRCH {
+			err = errors.Join(err, fmt.Errorf("kill %d: %w", pid, e))
+		}
+	}
+	return errors.Join(err, write(filepath.Join(g.dir(g.Tracker), "freezer.state"), "THAWED"))
+}
+
+// Remove ends the group's processes, waits for them and removes its directories
+// and those that its processes made below them. What is gone already is no error.
+func (g *Group) Remove(ctx context.Context) error {
+	if err := g.Kill(); err != nil {
+		return err
+	}
+	var errs []error
+	dirs := g.Dirs()
+	for i := len(dirs) - 1; i >= 0; i-- {
+		if err := g.rmdir(ctx, dirs[i]); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// rmdir retries while the kernel still counts dying processes, and kills again
+// what was on its way in when the group was killed first.
+func (g *Group) rmdir(ctx context.Context, dir string) error {
+	for nap := 20 * time.Microsecond; ; nap = min(2*nap, 10*time.Millisecond) {
+		err := unix.Rmdir(dir)
+		switch {
+		case err == nil || err == unix.ENOENT:
+			return nil
+		case err != unix.EBUSY && err != unix.ENOTEMPTY:
+			return fmt.Errorf("rmdir %s: %w", dir, err)
+		}
+		select {
+		case <-ctx.Done():
+			pids, _ := pidsBelow(dir)
+			return fmt.Errorf("rmdir %s: still in use by processes %v: %w", dir, pids, ctx.Err())
+		case <-time.After(nap):
+		}
+		if nap > time.Millisecond {
+			if err := g.Kill(); err != nil {
+				return err
+			}
+			removeBelow(dir)
+		}
+	}
+}
+
+// removeBelow removes the empty groups under dir: a machine with a cgroup space
+// of its own may have made some.
+func removeBelow(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			sub := filepath.Join(dir, e.Name())
+			removeBelow(sub)
+			unix.Rmdir(sub)
+		}
+	}
+}

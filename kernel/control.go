@@ -1,0 +1,307 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/cgroup"
+)
+
+// Freeze stops every process of the machine, and of those inside it.
+func (m *Machine) Freeze(ctx context.Context) error {
+	if err := m.controllable("freeze"); err != nil {
+		return err
+	}
+	return m.group.Freeze(ctx)
+}
+
+// Thaw lets them go on.
+func (m *Machine) Thaw(ctx context.Context) error {
+	if err := m.controllable("thaw"); err != nil {
+		return err
+	}
+	return m.group.Thaw(ctx)
+}
+
+func (m *Machine) controllable(what string) error {
+	if m.isHost() {
+		return bad(what, "", nil, "a machine: this is the host")
+	}
+	return m.alive()
+}
+
+// Signals lists the processes of the machine and sends each a signal, its init
+// last: as PID 1 of a space of its own it would take the others with it.
+func (m *Machine) signalAll(sig unix.Signal) error {
+	pids, err := m.group.Pids()
+	if err != nil {
+		return err
+	}
+	pids = slices.DeleteFunc(pids, func(pid int) bool { return pid == m.pid })
+	pids = append(pids, m.pid)
+	var errs []error
+	for _, pid := range pids {
+		if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
+			errs = append(errs, fmt.Errorf("signal process %d: %w", pid, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Stop asks the machine to end and waits: its init gets SIGTERM where it is a
+// program of its own, which then knows what to do; under msh's minimal init
+// every process gets it. After the timeout the rest is killed.
+func (m *Machine) Stop(ctx context.Context, timeout time.Duration) error {
+	if err := m.controllable("stop"); err != nil {
+		if errors.Is(err, ErrDead) {
+			return nil
+		}
+		return err
+	}
+	if m.group.Frozen() {
+		if err := m.group.Thaw(ctx); err != nil {
+			return err
+		}
+	}
+	var err error
+	if m.spec.Init != nil {
+		err = m.signalInit(unix.SIGTERM)
+	} else {
+		err = m.signalAll(unix.SIGTERM)
+	}
+	if err != nil {
+		return err
+	}
+	ctx2, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if err := m.awaitEnd(ctx2); err == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return m.Kill(ctx, unix.SIGKILL)
+}
+
+func (m *Machine) signalInit(sig unix.Signal) error {
+	if err := unix.PidfdSendSignal(m.pidfd, sig, nil, 0); err != nil && err != unix.ESRCH {
+		return fmt.Errorf("signal the init of %s: %w", m.Name(), err)
+	}
+	return nil
+}
+
+// awaitEnd waits until no process of the machine is left.
+func (m *Machine) awaitEnd(ctx context.Context) error {
+	cancel, err := newCanceller(ctx)
+	if err != nil {
+		return err
+	}
+	defer cancel.close()
+	if _, err := cancel.await(ctx, time.Time{}, m.pidfd); err != nil {
+		return err
+	}
+	// A machine without a PID space may have processes that outlive its init.
+	return poll(ctx, func() (bool, error) {
+		pids, err := m.group.Pids()
+		return len(pids) == 0, err
+	})
+}
+
+// Kill sends every process of the machine a signal. SIGKILL leaves none and is
+// waited for.
+func (m *Machine) Kill(ctx context.Context, sig unix.Signal) error {
+	if err := m.controllable("kill"); err != nil {
+		if errors.Is(err, ErrDead) {
+			return nil
+		}
+		return err
+	}
+	if sig != unix.SIGKILL {
+		return m.signalAll(sig)
+	}
+	if err := m.group.Kill(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, teardown)
+	defer cancel()
+	return m.awaitEnd(ctx)
+}
+
+// Set changes a resource of the machine while it runs. What the resource does
+// not name stays as it was.
+func (m *Machine) Set(r Resource) error {
+	if err := m.controllable("set"); err != nil {
+		return err
+	}
+	s, ok := r.(setter)
+	if !ok {
+		return bad("set", "resource", r.Kind(), "one that can change while the machine runs: cpu, memory, pids, io, rlimit, children, uname or sysctl")
+	}
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	if err := m.refresh(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := s.set(m); err != nil {
+		return fmt.Errorf("set %s of %s: %w", r.Kind(), m.Name(), err)
+	}
+	m.remember(r)
+	return m.save()
+}
+
+// remember puts what was set in the place of what was given.
+func (m *Machine) remember(r Resource) {
+	spec := *m.spec
+	spec.Resources = slices.Clone(spec.Resources)
+	same := func(o Resource) bool {
+		k, ok := r.(keyed)
+		return o.Kind() == r.Kind() && (!ok || o.(keyed).Key() == k.Key())
+	}
+	i := slices.IndexFunc(spec.Resources, same)
+	if i < 0 {
+		spec.Resources = append(spec.Resources, r)
+	} else {
+		spec.Resources[i] = merge(spec.Resources[i], r)
+	}
+	m.spec = &spec
+	if r, ok := r.(*Rlimit); ok {
+		m.self.Limit = append(slices.Clone(m.self.Limit), r)
+	}
+}
+
+// merge is had with what n names changed.
+func merge(had, n Resource) Resource {
+	switch n := n.(type) {
+	case *CPU:
+		c := *had.(*CPU)
+		if n.Quota != 0 {
+			c.Quota = n.Quota
+		}
+		if n.Weight != 0 {
+			c.Weight = n.Weight
+		}
+		if n.Set != nil {
+			c.Set = n.Set
+		}
+		return &c
+	case *Memory:
+		c := *had.(*Memory)
+		for _, f := range []struct{ to, from **int64 }{{&c.Max, &n.Max}, {&c.High, &n.High}, {&c.Swap, &n.Swap}} {
+			if *f.from != nil {
+				*f.to = *f.from
+			}
+		}
+		return &c
+	case *Uname:
+		c := *had.(*Uname)
+		if n.Nodename != "" {
+			c.Nodename = n.Nodename
+		}
+		if n.Domainname != "" {
+			c.Domainname = n.Domainname
+		}
+		return &c
+	}
+	return n
+}
+
+// Stats reads the machine's counters.
+func (m *Machine) Stats() (*cgroup.Stats, error) {
+	if err := m.controllable("stats"); err != nil {
+		return nil, err
+	}
+	if err := m.refresh(); err != nil {
+		return nil, err
+	}
+	return m.group.Stats()
+}
+
+// poll calls f until it says true, at growing distances.
+func poll(ctx context.Context, f func() (bool, error)) error {
+	for nap := 200 * time.Microsecond; ; nap = min(nap*2, 50*time.Millisecond) {
+		if ok, err := f(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(nap):
+		}
+	}
+}
+
+// WaitFile waits until a path is there in the machine.
+func (m *Machine) WaitFile(ctx context.Context, path string, timeout time.Duration) error {
+	return m.wait(ctx, timeout, "file "+path, func() (bool, error) { return m.Exists(path) })
+}
+
+// WaitPort waits until something listens on a TCP port of the machine's network.
+// It reads the kernel's table, so that no connection is made.
+func (m *Machine) WaitPort(ctx context.Context, port int, timeout time.Duration) error {
+	if port < 1 || port > 65535 {
+		return bad("wait_port", "port", port, "1 to 65535")
+	}
+	want := fmt.Sprintf(":%04X", port)
+	return m.wait(ctx, timeout, fmt.Sprintf("port %d", port), func() (bool, error) {
+		for _, table := range []string{"tcp", "tcp6"} {
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", m.pid, table))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // no IPv6, or no machine any more
+			}
+			if err != nil {
+				return false, err
+			}
+			for line := range strings.Lines(string(b)) {
+				const listen = "0A" // TCP_LISTEN
+				if f := strings.Fields(line); len(f) > 3 && strings.HasSuffix(f[1], want) && f[3] == listen {
+					return true, nil
+				}
+			}
+		}
+		return false, nil
+	})
+}
+
+// WaitRun waits until a command run in the machine ends with code 0.
+func (m *Machine) WaitRun(ctx context.Context, c *Command, timeout time.Duration) error {
+	var last *Result
+	err := m.wait(ctx, timeout, strings.Join(c.Argv, " "), func() (bool, error) {
+		r, err := m.Run(ctx, c, nil, timeout)
+		last = r
+		return err == nil && r.Code == 0, err
+	})
+	if err != nil && last != nil {
+		return fmt.Errorf("%w: last code %d, stderr %q", err, last.Code, tail(last.Stderr))
+	}
+	return err
+}
+
+func tail(b []byte) string {
+	if len(b) > 200 {
+		return "…" + string(b[len(b)-200:])
+	}
+	return string(b)
+}
+
+func (m *Machine) wait(ctx context.Context, timeout time.Duration, what string, f func() (bool, error)) error {
+	inner, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	err := poll(inner, func() (bool, error) {
+		if err := m.alive(); err != nil {
+			return false, err
+		}
+		return f()
+	})
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return fmt.Errorf("wait for %s in %s: not within %v", what, m.Name(), timeout)
+	}
+	return err
+}

@@ -1,0 +1,347 @@
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/cgroup"
+	"msh/kernel/stage0"
+)
+
+// Command is a program to run in a machine. Nothing of the caller leaks in: the
+// environment is DefaultEnv with Env over it, the working directory is /.
+type Command struct {
+	Argv []string
+	Env  map[string]string
+	Cwd  string
+	User string // a name or number of the machine's, with an optional :GROUP
+}
+
+// Validate checks what can be told without running it.
+func (c *Command) Validate() error {
+	if len(c.Argv) == 0 || c.Argv[0] == "" {
+		return bad("run", "argv", "no program", "a list of the program and its arguments, or a command for /bin/sh")
+	}
+	for k, v := range c.Env {
+		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(v, "\x00") {
+			return bad("run", "env", k, "names without = and texts without NUL")
+		}
+	}
+	return nil
+}
+
+// entry prepares a process of the machine: born in its group and PID namespace,
+// its program starting with the steps that take it in. Every way into a machine
+// comes through here.
+func (m *Machine) entry() (*birth, *Steps, func(), error) {
+	if err := m.alive(); err != nil {
+		return nil, nil, nil, err
+	}
+	if err := m.refresh(); err != nil {
+		return nil, nil, nil, err
+	}
+	var fds []int
+	closeAll := func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}
+	own := func(fd int, err error) (int, error) {
+		if err == nil {
+			fds = append(fds, fd)
+		}
+		return fd, err
+	}
+	s := &Steps{stage0.New(), &Plan{Spec: m.spec, Under: m.self, Group: m.group}}
+	b := &birth{program: s.Program, files: map[stage0.FD]int{}, cgroup: -1, pidns: -1, fault: m.host.Fault.Child}
+	if m.group == nil {
+		s.Plan.Group = &cgroup.Group{}
+		return b, s, closeAll, nil
+	}
+	err := joinFiles(m.group.Joins(), m.group.V1, b.files, own)
+	if err == nil && m.group.V2() {
+		b.cgroup, err = own(unix.Open(m.group.Processes(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0))
+	}
+	if err != nil {
+		closeAll()
+		return nil, nil, nil, fmt.Errorf("enter %s: %w", m.Name(), err)
+	}
+	s.joinGroups()
+	if m.space() != 0 {
+		b.files[parentFD] = m.pidfd
+		if m.space()&unix.CLONE_NEWPID != 0 {
+			b.pidns = m.pidfd
+		}
+		s.enter("enter "+m.Name(), parentFD, m.space())
+	}
+	for _, r := range m.self.Limit {
+		s.rlimit(r)
+	}
+	return b, s, closeAll, nil
+}
+
+// command appends the steps that become the command.
+func (m *Machine) command(s *Steps, c *Command) error {
+	env := c.Env
+	cwd := "/"
+	if c.Cwd != "" {
+		cwd = c.Cwd
+	}
+	s.Call("become a session leader", stage0.MayFail, unix.SYS_SETSID)
+	s.clean()
+	if c.User != "" {
+		u, err := m.lookupUser(c.User)
+		if err != nil {
+			return err
+		}
+		s.becomeUser(u.uid, u.gid, u.groups)
+		env = map[string]string{"HOME": u.home, "USER": u.name, "LOGNAME": u.name}
+		for k, v := range c.Env {
+			env[k] = v
+		}
+	}
+	s.Call("go to "+cwd, 0, unix.SYS_CHDIR, cwd)
+	s.Call("unblock signals", 0, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, stage0.Buffer(sigsetSize), 0, sigsetSize)
+	s.exec(c.Argv, DefaultEnv(env))
+	return nil
+}
+
+// user is a line of the machine's passwd(5).
+type user struct {
+	name, home string
+	uid, gid   int
+	groups     []int
+}
+
+// lookupUser finds USER or USER:GROUP, names or numbers, in the machine's own
+// /etc/passwd and /etc/group.
+func (m *Machine) lookupUser(name string) (*user, error) {
+	name, group, hasGroup := strings.Cut(name, ":")
+	u := &user{name: name, home: "/", uid: -1}
+	if n, err := strconv.ParseUint(name, 10, 31); err == nil {
+		u.uid = int(n)
+	}
+	passwd, err := m.ReadFile("/etc/passwd")
+	if err != nil && u.uid < 0 {
+		return nil, bad("run", "user", name, "a user of "+m.Name()+"'s /etc/passwd: "+err.Error())
+	}
+	for line := range bytes.Lines(passwd) {
+		f := strings.Split(strings.TrimSpace(string(line)), ":")
+		if len(f) < 7 || f[0] != name && f[2] != name {
+			continue
+		}
+		uid, err1 := strconv.Atoi(f[2])
+		gid, err2 := strconv.Atoi(f[3])
+		if err1 == nil && err2 == nil {
+			u.name, u.uid, u.gid, u.home = f[0], uid, gid, f[5]
+			break
+		}
+	}
+	if u.uid < 0 {
+		return nil, bad("run", "user", name, "a user of "+m.Name()+"'s /etc/passwd, or a number")
+	}
+	groups, _ := m.ReadFile("/etc/group")
+	found := false
+	if n, err := strconv.ParseUint(group, 10, 31); err == nil && hasGroup {
+		u.gid, found = int(n), true
+	}
+	for line := range bytes.Lines(groups) {
+		f := strings.Split(strings.TrimSpace(string(line)), ":")
+		if len(f) < 4 {
+			continue
+		}
+		gid, err := strconv.Atoi(f[2])
+		if err != nil {
+			continue
+		}
+		if hasGroup && f[0] == group {
+			u.gid, found = gid, true
+		}
+		for _, member := range strings.Split(f[3], ",") {
+			if member == u.name && !hasGroup {
+				u.groups = append(u.groups, gid)
+			}
+		}
+	}
+	if hasGroup && !found {
+		return nil, bad("run", "user", name+":"+group, "a group of "+m.Name()+"'s /etc/group, or a number")
+	}
+	return u, nil
+}
+
+// perform runs steps inside the machine and waits for their end.
+func (m *Machine) perform(steps func(*Steps)) error {
+	b, s, done, err := m.entry()
+	if err != nil {
+		return err
+	}
+	defer done()
+	steps(s)
+	s.Exit(0)
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(null)
+	b.stdio = [3]int{null, null, null}
+	p, err := b.start()
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	st, err := reap(p.pidfd)
+	if err != nil {
+		return err
+	}
+	if err := p.failure(); err != nil {
+		return err
+	}
+	if st.Code() != 0 {
+		return fmt.Errorf("a process in %s ended with %d", m.Name(), st.Code())
+	}
+	return nil
+}
+
+// notStarted turns a failed way in into an error about the command.
+func (m *Machine) notStarted(c *Command, p *process) error {
+	err := p.failure()
+	var e *stepError
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch {
+	case e.step.Nr == unix.SYS_EXECVE && !strings.Contains(c.Argv[0], "/"):
+		// The last directory's answer counts only if none before it said more.
+		for i, s := range p.steps {
+			if s.Nr != unix.SYS_EXECVE {
+				continue
+			}
+			if r, _ := p.result(stage0.Ref(i)); r != 0 && unix.Errno(-r) != unix.ENOENT && unix.Errno(-r) != unix.ENOTDIR {
+				return &stepError{s, i, unix.Errno(-r)}
+			}
+		}
+		return withHint(fmt.Errorf("run %s: %w in %s's PATH", c.Argv[0], errNotFound, m.Name()), "PATH is "+pathOf(DefaultEnv(c.Env)))
+	case e.step.Nr == unix.SYS_CHDIR:
+		return bad("run", "cwd", c.Cwd, "a directory of "+m.Name()+": "+e.errno.Error())
+	}
+	return err
+}
+
+var errNotFound = fmt.Errorf("not found: %w", unix.ENOENT)
+
+// ExitCode is the code a shell would give for a command that did not start: 127
+// when there is no such program, 126 when it cannot be executed.
+func ExitCode(err error) int {
+	if errors.Is(err, errNotFound) || errors.Is(err, unix.ENOENT) {
+		return 127
+	}
+	return 126
+}
+
+// Result is what a command has left.
+type Result struct {
+	Code           int // exit code, or 128 and the signal
+	Stdout, Stderr []byte
+	Duration       time.Duration
+}
+
+// Run runs a command to its end. Timeout 0 is none; when it is up, or ctx ends,
+// the command's process group is killed. What the command wrote is returned in
+// either case. A background process that it leaves with its output open is not
+// waited for.
+func (m *Machine) Run(ctx context.Context, c *Command, stdin []byte, timeout time.Duration) (*Result, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	b, s, done, err := m.entry()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if err := m.command(s, c); err != nil {
+		return nil, err
+	}
+	in, err := input(stdin)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(in)
+	out, err := newCapture(m, c.User)
+	if err != nil {
+		return nil, err
+	}
+	defer out.close()
+	b.stdio = [3]int{in, out.pipes[0][1], out.pipes[1][1]}
+	begin := time.Now()
+	p, err := b.start()
+	out.closeWrite()
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	var deadline time.Time
+	if timeout > 0 {
+		deadline = begin.Add(timeout)
+	}
+	st, waitErr := out.wait(ctx, deadline, p)
+	r := &Result{Code: st.Code(), Stdout: out.text[0], Stderr: out.text[1], Duration: time.Since(begin)}
+	if err := m.notStarted(c, p); err != nil {
+		return nil, err
+	}
+	if errors.Is(waitErr, context.DeadlineExceeded) && ctx.Err() == nil {
+		return r, fmt.Errorf("run %s in %s: still running after %v: killed", strings.Join(c.Argv, " "), m.Name(), timeout)
+	}
+	return r, waitErr
+}
+
+// Attach runs a command on the caller's own descriptors, as `msh exec` does, and
+// passes signals on.
+func (m *Machine) Attach(ctx context.Context, c *Command, stdio [3]int, signals <-chan unix.Signal) (int, error) {
+	if err := c.Validate(); err != nil {
+		return 0, err
+	}
+	b, s, done, err := m.entry()
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	if err := m.command(s, c); err != nil {
+		return 0, err
+	}
+	b.stdio = stdio
+	p, err := b.start()
+	if err != nil {
+		return 0, err
+	}
+	defer p.close()
+	end := make(chan struct{})
+	defer close(end)
+	go func() {
+		for {
+			select {
+			case sig := <-signals:
+				unix.PidfdSendSignal(p.pidfd, sig, nil, 0)
+			case <-ctx.Done():
+				unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
+				return
+			case <-end:
+				return
+			}
+		}
+	}()
+	st, err := reap(p.pidfd)
+	if err != nil {
+		return 0, err
+	}
+	if err := m.notStarted(c, p); err != nil {
+		return 0, err
+	}
+	return st.Code(), ctx.Err()
+}

@@ -1,0 +1,225 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/cgroup"
+	"msh/kernel/ledger"
+)
+
+// DefaultState is where msh keeps what it must remember of machines.
+const DefaultState = "/run/msh"
+
+// teardown bounds how long the end of a machine may take: what cannot be ended
+// by then (a process in uninterruptible sleep) is reported.
+const teardown = 10 * time.Second
+
+// Host is the computer, as the root of the tree of machines: its state directory,
+// its control groups, the book of what machines have exclusively.
+//
+//	/run/msh/.book/         one file per claim
+//	/run/msh/LAB/.owner     locked by the msh that runs the lab
+//	/run/msh/LAB/MACHINE/   ledger, machine.json (once it is up), logs
+type Host struct {
+	State  string
+	Cgroup *cgroup.Host
+	Fault  Fault
+	book   *ledger.Book
+}
+
+// Fault makes a step fail, to prove that nothing is left behind. Steps count
+// from 1; 0 is no fault.
+type Fault struct {
+	Parent int  // the step of the transaction that fails
+	Child  int  // the step of the child's program that fails
+	Kill   bool // instead of failing, msh is killed at that step
+}
+
+// NewHost looks at the host; it makes nothing. state "" is DefaultState.
+func NewHost(state string) (*Host, error) {
+	if state == "" {
+		state = DefaultState
+	}
+	state, err := filepath.Abs(state)
+	if err != nil {
+		return nil, err
+	}
+	cg, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	return &Host{State: state, Cgroup: cg, book: &ledger.Book{Dir: filepath.Join(state, ".book")}}, nil
+}
+
+// Labs lists the names of the labs that have a directory, whoever owns them.
+func (h *Host) Labs() ([]string, error) {
+	return h.dirs(h.State)
+}
+
+// dirs lists subdirectories whose names do not begin with a dot.
+func (h *Host) dirs(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// Sweep undoes what labs without an owner have left: machines that were not
+// meant to outlive their script, and half-made ones. With dead it also removes
+// kept machines that have ended. It returns what it removed, as LAB/MACHINE.
+func (h *Host) Sweep(ctx context.Context, dead bool) (removed []string, err error) {
+	labs, err := h.Labs()
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, lab := range labs {
+		got, err := h.sweepLab(ctx, lab, dead)
+		removed = append(removed, got...)
+		errs = append(errs, err)
+	}
+	return removed, errors.Join(errs...)
+}
+
+func (h *Host) sweepLab(ctx context.Context, lab string, dead bool) (removed []string, err error) {
+	dir := filepath.Join(h.State, lab)
+	lock, err := lockOwner(dir, false)
+	if errors.Is(err, errOwned) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	names, err := h.dirs(dir)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, name := range names {
+		m, err := h.load(lab, name)
+		if err == nil && m.spec.Keep && (!dead || m.State() != "dead") {
+			m.close()
+			continue
+		}
+		if m != nil {
+			m.close()
+		}
+		if err := h.undoMachine(ctx, filepath.Join(dir, name)); err != nil {
+			errs = append(errs, fmt.Errorf("%s/%s: %w", lab, name, err))
+			continue
+		}
+		removed = append(removed, lab+"/"+name)
+	}
+	releaseLab(dir)
+	return removed, errors.Join(errs...)
+}
+
+// releaseLab removes a lab's directory if no machine is in it. The caller holds
+// the lock.
+func releaseLab(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err == nil && len(entries) == 1 && entries[0].Name() == ownerFile {
+		os.Remove(filepath.Join(dir, ownerFile))
+		os.Remove(dir)
+	}
+}
+
+const ownerFile = ".owner"
+
+var errOwned = errors.New("another msh runs it")
+
+// lockOwner locks a lab's owner file. The lock ends with its holder, however it
+// dies: that is how an abandoned lab is told from one at work.
+func lockOwner(dir string, create bool) (*os.File, error) {
+	flags := unix.O_RDWR
+	if create {
+		flags |= unix.O_CREAT
+	}
+	path := filepath.Join(dir, ownerFile)
+	for {
+		if create {
+			if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+				return nil, err
+			}
+			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+				return nil, err
+			}
+		}
+		f, err := os.OpenFile(path, flags, 0o600)
+		if errors.Is(err, fs.ErrNotExist) && create {
+			continue // a sweep removed the directory in between
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			// Made by an msh that died, or is about to lock: an empty one may go.
+			os.Remove(dir)
+			return nil, errOwned
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			f.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, errOwned
+			}
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		// The file may have been removed between open and lock.
+		var a, b unix.Stat_t
+		if unix.Fstat(int(f.Fd()), &a) == nil && unix.Stat(path, &b) == nil && a.Ino == b.Ino && a.Dev == b.Dev {
+			return f, nil
+		}
+		f.Close()
+		if !create {
+			return nil, errOwned
+		}
+	}
+}
+
+// undoMachine undoes everything in the ledger of a machine's directory and
+// removes the directory. It is the only teardown there is.
+func (h *Host) undoMachine(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardown)
+	defer cancel()
+	l, err := ledger.Open(filepath.Join(dir, "ledger"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return os.RemoveAll(dir) // nothing was made yet
+	}
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if err := l.Undo(func(e ledger.Entry) error { return h.undo(ctx, e) }); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
+
+var bootID = sync.OnceValue(func() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+})

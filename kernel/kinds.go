@@ -1,0 +1,65 @@
+package kernel
+
+import "slices"
+
+// kind is a row of the table: all that is known of a sort of resource outside
+// its own file.
+type kind struct {
+	Name  string
+	Modes []Mode
+	New   func() Resource // nil where it can only be listed yet
+	// List says what of it can be named here, and who has it.
+	List func(*View) ([]Available, error)
+}
+
+// kinds is the one place where an order is written: every phase goes through
+// resources in the order of this table. What a later row needs, an earlier row
+// has made (a root before the mounts in it); what cannot be taken back comes last.
+func kinds() []kind {
+	space := func(name string) kind {
+		return kind{name, []Mode{New}, func() Resource { return &Space{Name: name} }, listSpace(name)}
+	}
+	return []kind{
+		{"cpu", []Mode{Shared, Exclusive}, func() Resource { return &CPU{} }, listCPUs},
+		{"memory", []Mode{Shared, Exclusive}, func() Resource { return &Memory{} }, listMemory},
+		{"pids", []Mode{Shared}, func() Resource { return &Pids{} }, listPids},
+		{"io", []Mode{Shared}, func() Resource { return &IO{} }, listIO},
+		{"children", []Mode{Shared}, func() Resource { return &Children{} }, listChildren},
+		{"uidspace", []Mode{New, Exclusive}, func() Resource { return &Uidspace{} }, listUids},
+		space("cgroupspace"),
+		{"timespace", []Mode{New}, func() Resource { return &Timespace{} }, listSpace("timespace")},
+		space("ipcspace"),
+		space("netspace"),
+		space("mountspace"),
+		{"root", []Mode{New, Shared}, func() Resource { return &Root{} }, listRoot},
+		space("pidspace"),
+		{"mount", []Mode{New, Shared}, func() Resource { return &Mount{} }, listMount},
+		{"uname", []Mode{New}, func() Resource { return &Uname{} }, listUname},
+		{"sysctl", []Mode{New}, func() Resource { return &Sysctl{} }, listSysctls},
+		{"rlimit", []Mode{Shared}, func() Resource { return &Rlimit{} }, listRlimits},
+		{"netif", nil, nil, listNetifs},
+		{"device", nil, nil, listDevices},
+		{"controller", nil, nil, listControllers},
+	}
+}
+
+func kindOf(name string) *kind {
+	if i := rankOf(name); i >= 0 {
+		return &kinds()[i]
+	}
+	return nil
+}
+
+func rankOf(name string) int {
+	return slices.IndexFunc(kinds(), func(k kind) bool { return k.Name == name })
+}
+
+func kindNames() []string {
+	var names []string
+	for _, k := range kinds() {
+		if k.New != nil {
+			names = append(names, k.Name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,234 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+)
+
+// Lab is the machines that one script makes. It has no effect on the host until
+// its first machine.
+type Lab struct {
+	host *Host
+	up   bool // its machines are kept: the name is taken as given or refused
+
+	mu       sync.Mutex
+	name     string
+	lock     *os.File
+	machines []*Machine // in the order they were made
+	names    map[string]bool
+	serial   int
+	root     *Machine
+}
+
+// NewLab prepares a lab. With up its name must be free; otherwise a number is
+// put behind a name that is taken.
+func (h *Host) NewLab(name string, up bool) (*Lab, error) {
+	if err := CheckName("lab", "name", name); err != nil {
+		return nil, err
+	}
+	l := &Lab{host: h, name: name, up: up, names: map[string]bool{}}
+	l.root = &Machine{host: h, lab: l, spec: &Spec{Name: "host"}, pid: os.Getpid(), pidfd: -1}
+	return l, nil
+}
+
+// Name is the lab's name; before the first machine, the one asked for.
+func (l *Lab) Name() string { l.mu.Lock(); defer l.mu.Unlock(); return l.name }
+
+// Host is the root of the tree of machines, as seen from this lab.
+func (l *Lab) Host() *Machine { return l.root }
+
+// Machines lists the lab's live handles in the order they were made.
+func (l *Lab) Machines() []*Machine {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.machines)
+}
+
+func (l *Lab) dir() string { return filepath.Join(l.host.State, l.name) }
+
+// claim makes the lab's directory and locks it. The caller holds l.mu.
+func (l *Lab) claim(ctx context.Context) error {
+	if l.lock != nil {
+		return nil
+	}
+	asked := l.name
+	for n := 2; ; n++ {
+		lock, err := lockOwner(l.dir(), true)
+		switch {
+		case errors.Is(err, errOwned) && !l.up:
+		case errors.Is(err, errOwned):
+			return withHint(fmt.Errorf("lab %s: another msh is working on it", l.name), "choose another name with --lab")
+		case err != nil:
+			return explainState(err)
+		default:
+			kept, err := l.leftovers(ctx)
+			if err == nil && kept == "" {
+				l.lock = lock
+				_, err = fmt.Fprintf(lock, "%d %d %s\n", os.Getpid(), startTime(os.Getpid()), bootID())
+				return err
+			}
+			lock.Close()
+			if err != nil {
+				return err
+			}
+			if l.up {
+				return withHint(fmt.Errorf("lab %s is up already, with machine %s", l.name, kept), "`msh down "+l.name+"` ends it; --lab gives this one another name")
+			}
+		}
+		l.name = fmt.Sprintf("%s-%d", asked, n)
+	}
+}
+
+// leftovers undoes what a dead owner left in the lab's directory, and names a
+// kept machine if there is one.
+func (l *Lab) leftovers(ctx context.Context) (kept string, err error) {
+	names, err := l.host.dirs(l.dir())
+	if err != nil {
+		return "", err
+	}
+	for _, name := range names {
+		m, err := l.host.load(l.name, name)
+		if err == nil {
+			m.close()
+			if m.spec.Keep {
+				return name, nil
+			}
+		}
+		if err := l.host.undoMachine(ctx, filepath.Join(l.dir(), name)); err != nil {
+			return "", fmt.Errorf("clean up %s/%s, left by an earlier run: %w", l.name, name, err)
+		}
+	}
+	return "", nil
+}
+
+func explainState(err error) error {
+	if errors.Is(err, os.ErrPermission) {
+		return withHint(err, "msh makes namespaces and control groups: run it as root")
+	}
+	return err
+}
+
+// reserveName settles a machine's name. The caller holds l.mu.
+func (l *Lab) reserveName(name string) (string, error) {
+	if name == "host" {
+		return "", bad("machine_rfork", "name", name, "another name: host is the machine msh runs on")
+	}
+	if name != "" {
+		if l.names[name] {
+			return "", &ParamError{Kind: "machine_rfork", Param: "name", Got: fmt.Sprintf("%q", name), Want: "a name that is free in lab " + l.name + ": a machine has it"}
+		}
+		l.names[name] = true
+		return name, nil
+	}
+	for {
+		l.serial++
+		name = fmt.Sprintf("m%d", l.serial)
+		if !l.names[name] {
+			l.names[name] = true
+			return name, nil
+		}
+	}
+}
+
+// Plan plans a machine without making it, as `msh -n` does.
+func (l *Lab) Plan(parent *Machine, spec *Spec) (*Plan, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := *spec
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	name, err := l.reserveName(s.Name)
+	if err != nil {
+		return nil, err
+	}
+	s.Name = name
+	return NewPlan(&s, parent.under(), l.host.Cgroup, filepath.Join(l.dir(), name))
+}
+
+// Planned is a machine that only a plan stands for: the parent of further plans.
+func (l *Lab) Planned(parent *Machine, p *Plan) *Machine {
+	m := newMachine(l, parent, p)
+	m.state = "planned"
+	return m
+}
+
+// Fork makes a machine: a transaction over its resources. When it fails, nothing
+// is left.
+func (l *Lab) Fork(ctx context.Context, parent *Machine, spec *Spec) (*Machine, error) {
+	s := *spec
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	if err := l.claim(ctx); err != nil {
+		l.mu.Unlock()
+		return nil, err
+	}
+	name, err := l.reserveName(s.Name)
+	l.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	s.Name = name
+	release := func() { l.mu.Lock(); delete(l.names, name); l.mu.Unlock() }
+	if err := parent.adopt(name); err != nil {
+		release()
+		return nil, err
+	}
+	plan, err := NewPlan(&s, parent.under(), l.host.Cgroup, filepath.Join(l.dir(), name))
+	if err != nil {
+		parent.disown(name)
+		release()
+		return nil, err
+	}
+	m, err := newTxn(ctx, l, parent, plan).run()
+	if err != nil {
+		parent.disown(name)
+		release()
+		return nil, err
+	}
+	l.mu.Lock()
+	l.machines = append(l.machines, m)
+	l.mu.Unlock()
+	return m, nil
+}
+
+// forget drops a machine that has been destroyed.
+func (l *Lab) forget(m *Machine) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.machines = slices.DeleteFunc(l.machines, func(o *Machine) bool { return o == m })
+	delete(l.names, m.Name())
+}
+
+// Close ends the lab: every machine that is not kept is destroyed, the last one
+// first. It goes on past errors and joins them.
+func (l *Lab) Close(ctx context.Context) error {
+	var errs []error
+	for _, m := range slices.Backward(l.Machines()) {
+		if m.spec.Keep {
+			m.close()
+			continue
+		}
+		if err := m.Destroy(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lock != nil {
+		releaseLab(l.dir())
+		l.lock.Close()
+		l.lock = nil
+		// The last one out: both stay where they are still used.
+		os.Remove(l.host.book.Dir)
+		os.Remove(l.host.State)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,398 @@
+package kernel
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/cgroup"
+	"msh/kernel/ledger"
+)
+
+// Machine is a live handle: the pidfd of the machine's init, its control group,
+// its ledger. The host is one too, without any of them.
+type Machine struct {
+	host   *Host
+	lab    *Lab // nil for a handle loaded by name
+	labID  string
+	parent *Machine // nil for the host
+	spec   *Spec
+	self   Under // what it is to machines of its own
+	ledger *ledger.Ledger
+
+	pid   int // of its init, seen from the host
+	pidfd int // -1 when it has ended
+	start uint64
+	mine  bool // whether init is this process's child
+
+	mu       sync.Mutex
+	group    *cgroup.Group // nil for the host
+	saved    unix.Stat_t   // machine.json as last read
+	state    string        // "planned" or "destroyed"; else the kernel is asked
+	exit     *status
+	children []string
+}
+
+// record is machine.json: what another process needs for a handle. That it is
+// there says that the machine was brought up whole.
+type record struct {
+	Spec   *Spec
+	Parent string // a machine of the lab, "" for the host
+	Pid    int
+	Start  uint64
+	Boot   string
+	Self   Under
+	Group  *cgroup.Group
+}
+
+func newMachine(l *Lab, parent *Machine, p *Plan) *Machine {
+	self := p.Under
+	self.Name, self.Path, self.Space = p.Spec.Name, p.Group.Path, p.Space()
+	if p.IDs != nil {
+		self.IDs = p.IDs.absolute(p.Under.IDs)
+	}
+	if p.Clocks != nil {
+		self.Clock = *p.Clocks
+	}
+	self.Limit = slices.Clone(self.Limit)
+	for _, r := range p.Spec.Resources {
+		if r, ok := r.(*Rlimit); ok {
+			self.Limit = append(self.Limit, r)
+		}
+	}
+	return &Machine{host: l.host, lab: l, labID: l.name, parent: parent, spec: p.Spec, self: self, group: p.Group, pidfd: -1}
+}
+
+// Name is the machine's name in its lab; "host" for the root of the tree.
+func (m *Machine) Name() string { return m.spec.Name }
+
+// ID is LAB/NAME; "host" for the host.
+func (m *Machine) ID() string {
+	if m.isHost() {
+		return "host"
+	}
+	return m.labID + "/" + m.spec.Name
+}
+
+// claimant is how the book names the machine as the one something is taken from.
+func (m *Machine) claimant() string {
+	if m.isHost() {
+		return ""
+	}
+	return m.ID()
+}
+
+// LabName is the name of the machine's lab.
+func (m *Machine) LabName() string { return m.labID }
+
+// Lab is the lab of the machine; nil for a handle that was loaded by name.
+func (m *Machine) Lab() *Lab { return m.lab }
+
+// Spec is what the machine was asked to be. It must not be changed.
+func (m *Machine) Spec() *Spec { return m.spec }
+
+// Parent is the machine it was forked from; nil for the host.
+func (m *Machine) Parent() *Machine { return m.parent }
+
+// Pid is its init's process number, seen from the host.
+func (m *Machine) Pid() int { return m.pid }
+
+// Space are the namespaces that are not the host's (CLONE_NEW*).
+func (m *Machine) space() uintptr { return m.self.Space }
+
+// IDs are its ids as the host sees them; nil where they are the host's.
+func (m *Machine) IDs() []IDMap { return m.self.IDs }
+
+// Groups are the directories of its control group.
+func (m *Machine) Groups() []string {
+	if m.group == nil {
+		return nil
+	}
+	return m.group.Dirs()
+}
+
+func (m *Machine) isHost() bool { return m.parent == nil && m.spec.Name == "host" }
+
+// within tells whether the machine is, or is inside, the one of that ID.
+func (m *Machine) within(id string) bool {
+	for ; m != nil; m = m.parent {
+		if m.ID() == id {
+			return true
+		}
+	}
+	return false
+}
+
+// under is what a plan needs to know of m as a parent.
+func (m *Machine) under() Under {
+	u := m.self
+	u.Lab = m.labID
+	if m.isHost() {
+		u.Lab = m.lab.name
+	}
+	return u
+}
+
+// State is "running", "frozen" or "dead".
+func (m *Machine) State() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.isHost():
+		return "running"
+	case m.state == "planned":
+		return m.state
+	case m.state != "" || m.pidfd < 0 || ended(m.pidfd):
+		return "dead"
+	case m.group.Frozen():
+		return "frozen"
+	}
+	return "running"
+}
+
+// alive is nil while the machine can be used.
+func (m *Machine) alive() error {
+	if !m.isHost() && m.State() == "dead" {
+		return fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
+	}
+	return nil
+}
+
+// adopt counts a machine that is about to be made as m's, if m may have one.
+func (m *Machine) adopt(name string) error {
+	if err := m.alive(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.isHost() {
+		limit := 0
+		if c, ok := m.spec.find("children").(*Children); ok {
+			limit = c.Max
+		}
+		if len(m.children) >= limit {
+			return &ParamError{Kind: "rfork", Got: fmt.Sprintf("machine %d of %s", len(m.children)+1, m.Name()), Want: fmt.Sprintf("at most %d", limit),
+				Mend: fmt.Sprintf("make %s with children(%d)", m.Name(), len(m.children)+1)}
+		}
+	}
+	m.children = append(m.children, name)
+	return nil
+}
+
+func (m *Machine) disown(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.children = slices.DeleteFunc(m.children, func(c string) bool { return c == name })
+}
+
+// Children lists the names of the machines it has forked and that are there yet.
+func (m *Machine) Children() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.children)
+}
+
+// Dir is where msh keeps what it knows of the machine.
+func (m *Machine) Dir() string { return filepath.Join(m.host.State, m.labID, m.spec.Name) }
+
+func (m *Machine) recordFile() string { return filepath.Join(m.Dir(), "machine.json") }
+
+// save writes machine.json, whole or not at all. The caller has m to itself or
+// holds m.mu.
+func (m *Machine) save() error {
+	r := record{Spec: m.spec, Pid: m.pid, Start: m.start, Boot: bootID(), Self: m.self, Group: m.group}
+	if !m.parent.isHost() {
+		r.Parent = m.parent.Name()
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	tmp := m.recordFile() + ".new"
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, m.recordFile()); err != nil {
+		return err
+	}
+	return unix.Stat(m.recordFile(), &m.saved)
+}
+
+// load makes a handle for a machine that another msh has made.
+func (h *Host) load(lab, name string) (*Machine, error) {
+	m := &Machine{host: h, labID: lab, pidfd: -1, spec: &Spec{Name: name}}
+	var r record
+	if err := m.readRecord(&r); err != nil {
+		return nil, err
+	}
+	m.spec, m.self, m.group, m.pid, m.start = r.Spec, r.Self, r.Group, r.Pid, r.Start
+	m.parent = &Machine{host: h, spec: &Spec{Name: "host"}, pidfd: -1}
+	if r.Parent != "" {
+		p, err := h.load(lab, r.Parent)
+		if err == nil {
+			m.parent = p
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	if r.Boot == bootID() {
+		fd, err := unix.PidfdOpen(r.Pid, 0)
+		if err == nil && startTime(r.Pid) == r.Start {
+			m.pidfd = fd
+		} else if err == nil {
+			unix.Close(fd)
+		}
+	}
+	return m, nil
+}
+
+func (m *Machine) readRecord(r *record) error {
+	b, err := os.ReadFile(m.recordFile())
+	if err != nil {
+		return err
+	}
+	unix.Stat(m.recordFile(), &m.saved)
+	if err := json.Unmarshal(b, r); err != nil {
+		return fmt.Errorf("%s: %w", m.recordFile(), err)
+	}
+	return nil
+}
+
+// refresh reads the control group anew where another msh may have moved the
+// machine into one hierarchy more: to keep it off a CPU given away (cgroup v1).
+func (m *Machine) refresh() error {
+	if m.group == nil || m.group.Unified {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var st unix.Stat_t
+	if err := unix.Stat(m.recordFile(), &st); err != nil || st.Ino == m.saved.Ino && st.Mtim == m.saved.Mtim {
+		return nil // gone: the machine is being destroyed
+	}
+	var r record
+	if err := m.readRecord(&r); err != nil {
+		return err
+	}
+	m.group = r.Group
+	return nil
+}
+
+// close gives the handle up; the machine lives on.
+func (m *Machine) close() {
+	if m.pidfd >= 0 {
+		unix.Close(m.pidfd)
+		m.pidfd = -1
+	}
+	if m.ledger != nil {
+		m.ledger.Close()
+	}
+}
+
+// Close gives up a handle that Find or Machines returned.
+func (m *Machine) Close() { m.close() }
+
+// Find makes a handle for a machine named NAME or LAB/NAME.
+func (h *Host) Find(name string) (*Machine, error) {
+	all, err := h.Machines()
+	if err != nil {
+		return nil, err
+	}
+	var found []*Machine
+	var ids []string
+	for _, m := range all {
+		if m.ID() == name || m.Name() == name {
+			found = append(found, m)
+			ids = append(ids, m.ID())
+		} else {
+			m.close()
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return nil, withHint(fmt.Errorf("no machine %q", name), "`msh ls` lists them")
+	}
+	for _, m := range found {
+		m.close()
+	}
+	return nil, withHint(fmt.Errorf("%q names %d machines", name, len(found)), fmt.Sprintf("write LAB/MACHINE, one of %v", ids))
+}
+
+// Machines lists a handle for every machine on the host that was brought up,
+// by lab and name. The caller closes them.
+func (h *Host) Machines() ([]*Machine, error) {
+	labs, err := h.Labs()
+	if err != nil {
+		return nil, err
+	}
+	var all []*Machine
+	for _, lab := range labs {
+		names, err := h.dirs(filepath.Join(h.State, lab))
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			m, err := h.load(lab, name)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // half made, or half gone
+			}
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, m)
+		}
+	}
+	return all, nil
+}
+
+// Destroy ends the machine and those inside it and takes back all it was given.
+// Destroying twice is no error.
+func (m *Machine) Destroy(ctx context.Context) error {
+	if m.isHost() {
+		return bad("destroy", "", nil, "the host is not msh's to destroy")
+	}
+	var errs []error
+	if m.lab != nil {
+		for _, c := range slices.Backward(m.lab.Machines()) {
+			if c.parent == m {
+				errs = append(errs, c.Destroy(ctx))
+			}
+		}
+	}
+	m.mu.Lock()
+	if m.state != "" {
+		m.mu.Unlock()
+		return errors.Join(errs...)
+	}
+	m.mu.Unlock()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := m.host.undoMachine(ctx, m.Dir()); err != nil {
+		return fmt.Errorf("destroy %s: %w", m.Name(), err)
+	}
+	m.mu.Lock()
+	m.state = "destroyed"
+	if m.mine && m.exit == nil {
+		if st, err := reap(m.pidfd); err == nil {
+			m.exit = &st
+		}
+	}
+	m.mu.Unlock()
+	m.close()
+	if m.lab != nil {
+		m.lab.forget(m)
+	}
+	m.parent.disown(m.Name())
+	return nil
+}

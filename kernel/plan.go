@@ -1,0 +1,215 @@
+package kernel
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/cgroup"
+	"msh/kernel/ledger"
+	"msh/kernel/stage0"
+)
+
+// Under is what a plan needs to know of the machine that will be the parent. The
+// zero value is the host.
+type Under struct {
+	Name  string  // "" for the host
+	Path  string  // of its control group, "" for the host
+	Space uintptr // namespaces of its own, its parents' included (CLONE_NEW*)
+	Lab   string
+	IDs   []IDMap   // its ids as the host sees them; nil where they are the host's
+	Limit []*Rlimit // its rlimits, its parents' first
+	Clock Timespace // how far its clocks are from the host's
+}
+
+// Plan is, to the letter, what the kernel will be asked for a machine. It is
+// made of a Spec by pure computation: the same spec on the same kind of host
+// gives the same plan, and needs no rights.
+type Plan struct {
+	Spec  *Spec
+	Under Under
+
+	Flags  uintptr        // namespaces that clone(2) makes
+	Unmade uintptr        // namespaces that the child itself unshares: cgroup
+	Limits cgroup.Limits  // of its control group
+	Group  *cgroup.Group  // laid out from them
+	Claims []ledger.Claim // exclusive things; the owner is filled in by the Txn
+	IDs    *IDs           // nil without a uidspace
+	Trees  []*Tree        // directories of the parent's that it mounts
+	Clocks *Timespace     // nil without a timespace
+	Table  bool           // whether it has a mount table of its own
+	Parks  bool           // whether the child waits for an Attacher
+
+	Steps *Steps // what the child, and before it the intermediate, performs
+}
+
+// Steps is the child's program being written, with the plan at hand.
+type Steps struct {
+	*stage0.Program
+	Plan *Plan
+}
+
+// A Tree is a file or directory of the parent's that will be mounted in the
+// machine. Whoever stands in the parent's mount table clones it (open_tree), so
+// that the machine needs no path of the parent's.
+type Tree struct {
+	FD     stage0.FD
+	Source string
+	Param  string // for errors: "root: source"
+	Below  bool   // with the mounts below it
+	IDs    bool   // its owners shifted into the machine's uidspace
+	Dir    bool   // must be a directory
+	ref    stage0.Ref
+}
+
+// Arg is the tree as an argument of a system call: a descriptor handed over by
+// msh, or where an intermediate opened it, that step's result.
+func (t *Tree) Arg(p *Plan) any {
+	if p.relayed() {
+		return t.ref
+	}
+	return t.FD
+}
+
+// NewPlan plans a machine. state is the directory msh will keep for it.
+func NewPlan(spec *Spec, under Under, host *cgroup.Host, state string) (*Plan, error) {
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	p := &Plan{Spec: spec, Under: under}
+	parents := false
+	err := p.each(func(r Resource) error {
+		if c, ok := r.(*Children); ok && c.Max > 0 {
+			parents = true
+		}
+		if r, ok := r.(Planner); ok {
+			return r.Plan(p)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if p.Table {
+		p.Flags |= unix.CLONE_NEWNS
+	}
+	path := under.Path + "/" + spec.Name
+	if under.Path == "" {
+		path = "/msh." + under.Lab + "." + spec.Name
+	}
+	p.Group = host.Group(path, p.Limits, parents)
+	p.Steps = &Steps{stage0.New(), p}
+	if err := p.write(state); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// each calls f for the spec's resources in the order of the table of kinds, and
+// within a kind in the order given.
+func (p *Plan) each(f func(Resource) error) error {
+	rs := slices.Clone(p.Spec.Resources)
+	slices.SortStableFunc(rs, func(a, b Resource) int { return rankOf(a.Kind()) - rankOf(b.Kind()) })
+	for _, r := range rs {
+		if err := f(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// relayed tells whether an intermediate process is needed: one that stands in
+// the parent machine's namespaces, or in a new time namespace, when it clones
+// the machine's init. Otherwise msh's own clone makes it.
+func (p *Plan) relayed() bool { return p.Under.Space != 0 || p.Clocks != nil }
+
+// Space is every namespace of the machine that is not the host's.
+func (p *Plan) Space() uintptr {
+	s := p.Under.Space | p.Flags | p.Unmade
+	if p.Clocks != nil {
+		s |= unix.CLONE_NEWTIME
+	}
+	return s
+}
+
+// namespaces are all kinds, in the order setns and the plan name them.
+var namespaces = []struct {
+	flag uintptr
+	name string // as in /proc/PID/ns
+	word string
+}{
+	{unix.CLONE_NEWUSER, "user", "UID"},
+	{unix.CLONE_NEWPID, "pid", "PID"},
+	{unix.CLONE_NEWNS, "mnt", "mount"},
+	{unix.CLONE_NEWUTS, "uts", "UTS"},
+	{unix.CLONE_NEWIPC, "ipc", "IPC"},
+	{unix.CLONE_NEWNET, "net", "network"},
+	{unix.CLONE_NEWCGROUP, "cgroup", "cgroup"},
+	{unix.CLONE_NEWTIME, "time", "time"},
+}
+
+func spaceWords(flags uintptr) string {
+	var words []string
+	for _, n := range namespaces {
+		if flags&n.flag != 0 {
+			words = append(words, n.word)
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+// Print writes the plan as `msh -n` shows it.
+func (p *Plan) Print(w io.Writer) error {
+	var b strings.Builder
+	under := ""
+	if p.Under.Name != "" {
+		under = " in " + p.Under.Name
+	}
+	fmt.Fprintf(&b, "machine %s%s\n", p.Spec.Name, under)
+	if s := p.Flags | p.Unmade; s != 0 {
+		fmt.Fprintf(&b, "  new spaces: %s\n", spaceWords(s))
+	}
+	if p.IDs != nil {
+		fmt.Fprintf(&b, "  ids: %s\n", p.IDs.words())
+	}
+	for _, c := range p.Claims {
+		fmt.Fprintf(&b, "  claim: %s\n", claimWords(c))
+	}
+	for _, l := range p.Limits.Words() {
+		fmt.Fprintf(&b, "  limit: %s\n", l)
+	}
+	for _, t := range p.Trees {
+		if !p.relayed() {
+			fmt.Fprintf(&b, "  open: %s\n", t.words())
+		}
+	}
+	for i, s := range p.Steps.Steps() {
+		fmt.Fprintf(&b, "  %2d %s\n", i+1, s.Words)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func claimWords(c ledger.Claim) string {
+	switch c.Kind {
+	case "memory":
+		return fmt.Sprintf("%d bytes of memory", c.Amount)
+	case "cpu":
+		return "CPU " + c.Name
+	}
+	return c.Kind + " " + c.Name
+}
+
+func (t *Tree) words() string {
+	w := t.Source
+	if t.Below {
+		w += " and what is mounted below it"
+	}
+	if t.IDs {
+		w += ", owners shifted"
+	}
+	return w
+}

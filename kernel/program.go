@@ -1,0 +1,215 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/stage0"
+)
+
+// The descriptors that a child is started with, beside those of stage0.
+const (
+	syncFD   stage0.FD = "sync"   // to msh: a byte says parked, end of file says executed
+	relayFD  stage0.FD = "relay"  // the intermediate's own line to msh
+	parentFD stage0.FD = "parent" // pidfd of the parent machine's init
+	procFD   stage0.FD = "proc"   // the host's /proc, for who writes id maps
+	imageFD  stage0.FD = "stage0" // stage0's own ELF, to go on as the minimal init
+)
+
+const (
+	atEmptyPath    = unix.AT_EMPTY_PATH
+	treeClone      = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
+	closeOnExec    = 1 << 2 // CLOSE_RANGE_CLOEXEC
+	joinSession    = 1      // KEYCTL_JOIN_SESSION_KEYRING
+	everySignal    = ^uint64(0)
+	sigsetSize     = 8
+	moveFromHandle = unix.MOVE_MOUNT_F_EMPTY_PATH
+)
+
+// write writes the whole program: the intermediate's part where one is needed,
+// then the child's, kind by kind.
+func (p *Plan) write(state string) error {
+	s := p.Steps
+	s.joinGroups()
+	if p.relayed() {
+		s.relay()
+	}
+	if p.Parks || p.relayed() {
+		s.Call("wait for msh", stage0.Positive, unix.SYS_READ, syncFD, stage0.Buffer(8), 1)
+	}
+	if p.relayed() && p.IDs != nil {
+		s.becomeRoot()
+	}
+	s.Call("umask 0", 0, unix.SYS_UMASK, 0)
+	if p.Unmade&unix.CLONE_NEWCGROUP != 0 {
+		// Only now: the root of a cgroup namespace is where its maker stands.
+		s.Call("unshare the cgroup space", 0, unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP)
+	}
+	if p.Table {
+		s.Call("keep mounts from the parent's table", 0, unix.SYS_MOUNT, 0, "/", 0, unix.MS_REC|unix.MS_PRIVATE, 0)
+	}
+	err := p.each(func(r Resource) error {
+		if r, ok := r.(Enterer); ok {
+			return r.Enter(s)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.Call("become a session leader", stage0.MayFail, unix.SYS_SETSID)
+	s.clean()
+	if p.Spec.Init != nil {
+		s.Call("unblock signals", 0, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, stage0.Buffer(sigsetSize), 0, sigsetSize)
+		s.exec(p.Spec.Init, DefaultEnv(nil))
+		return nil
+	}
+	s.minimalInit(state)
+	return nil
+}
+
+// joinGroups has the process put itself into its v1 control groups.
+func (s *Steps) joinGroups() {
+	for _, c := range s.Plan.Group.V1 {
+		s.Call("join the "+c+" group", 0, unix.SYS_WRITE, joinFD(c), "0", 1)
+	}
+}
+
+func joinFD(controller string) stage0.FD { return stage0.FD("join:" + controller) }
+
+// relay writes the intermediate's part: it enters the parent machine, opens the
+// trees there, makes the time namespace, and clones the child as its own sister,
+// so that msh is the parent of both.
+func (s *Steps) relay() {
+	p := s.Plan
+	if c := p.Clocks; c != nil {
+		// Before the parent's user namespace: after the change of user the
+		// process's own files in /proc are the host's root's.
+		s.Call("unshare the time space", 0, unix.SYS_UNSHARE, unix.CLONE_NEWTIME)
+		fd := s.Call("open its offsets", 0, unix.SYS_OPENAT, stage0.AtCwd, "/proc/self/timens_offsets", unix.O_WRONLY, 0)
+		text := c.offsets()
+		s.Call("move its clocks: "+strings.ReplaceAll(strings.TrimSpace(text), "\n", ", "), 0, unix.SYS_WRITE, fd, text, len(text))
+		s.Call("close it", 0, unix.SYS_CLOSE, fd)
+	}
+	if p.Under.Space != 0 {
+		// The PID namespace is entered by being born there.
+		space := p.Under.Space
+		if p.Clocks != nil {
+			space &^= unix.CLONE_NEWTIME
+		}
+		s.enter("enter "+p.Under.Name, parentFD, space)
+	}
+	for _, t := range p.Trees {
+		t.ref = s.Call("open "+t.words(), 0, unix.SYS_OPEN_TREE, stage0.AtCwd, t.Source, openTreeFlags(t.Below))
+	}
+	flags := uint64(p.Flags) | unix.CLONE_PARENT | unix.CLONE_PIDFD | uint64(unix.SIGCHLD)
+	words := "clone the machine's init"
+	if p.Flags != 0 {
+		words += " with its spaces: " + spaceWords(p.Flags)
+	}
+	s.Fork(words, flags, stage0.Buffer(8), func(in *stage0.Program, child stage0.Ref) {
+		in.Call("intermediate: tell msh", 0, unix.SYS_WRITE, relayFD, "f", 1)
+		in.Call("intermediate: wait for msh", stage0.Positive, unix.SYS_READ, relayFD, stage0.Buffer(8), 1)
+		in.Exit(0)
+	})
+}
+
+// becomeRoot makes the process the root user of the user namespace it is in.
+func (s *Steps) becomeRoot() { s.becomeUser(0, 0, nil) }
+
+// becomeUser sets the ids, groups first, as they take the right that setuid gives away.
+func (s *Steps) becomeUser(uid, gid int, groups []int) {
+	list := make([]byte, 0, 4*len(groups))
+	for _, g := range groups {
+		list = binary.NativeEndian.AppendUint32(list, uint32(g))
+	}
+	s.Call(fmt.Sprintf("set groups %v", groups), 0, unix.SYS_SETGROUPS, len(groups), list)
+	s.Call(fmt.Sprintf("become group %d", gid), 0, unix.SYS_SETRESGID, gid, gid, gid)
+	s.Call(fmt.Sprintf("become user %d", uid), 0, unix.SYS_SETRESUID, uid, uid, uid)
+}
+
+// enter joins namespaces of the process behind a pidfd, all in one call but the
+// PID namespace, which only children get.
+func (s *Steps) enter(words string, pidfd stage0.FD, space uintptr) {
+	if f := space &^ unix.CLONE_NEWPID; f != 0 {
+		s.Call(words, 0, unix.SYS_SETNS, pidfd, uint64(f))
+	}
+	if space&unix.CLONE_NEWUSER != 0 {
+		s.becomeRoot()
+	}
+}
+
+// clean drops what the process may have from msh's own surroundings: a keyring,
+// a umask, ignored signals, open descriptors.
+func (s *Steps) clean() {
+	s.Call("leave the caller's keyring", stage0.MayFail, unix.SYS_KEYCTL, joinSession, 0)
+	s.Call("umask 022", 0, unix.SYS_UMASK, 0o022)
+	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE} {
+		s.Call("default action for "+unix.SignalName(sig), 0, unix.SYS_RT_SIGACTION, int(sig), stage0.Buffer(32), 0, sigsetSize)
+	}
+	s.Call("close all else on exec", 0, unix.SYS_CLOSE_RANGE, 3, uint64(^uint32(0)), closeOnExec)
+}
+
+// minimalInit goes on as msh's own init. It runs from a copy in the machine's
+// own mount table: a shared file could be written from inside, and a process
+// whose program is a memory file cannot be restored from a checkpoint.
+func (s *Steps) minimalInit(state string) {
+	p := s.Plan
+	if p.Flags&unix.CLONE_NEWPID != 0 {
+		all := binary.NativeEndian.AppendUint64(nil, everySignal)
+		s.Call("block signals", 0, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, all, 0, sigsetSize)
+	} else {
+		// Orphans come to this init all the same.
+		s.Call("take in orphans", 0, unix.SYS_PRCTL, unix.PR_SET_CHILD_SUBREAPER, 1)
+	}
+	ignore := binary.NativeEndian.AppendUint64(nil, 1) // SIG_IGN
+	s.Call("let the kernel reap", 0, unix.SYS_RT_SIGACTION, int(unix.SIGCHLD), append(ignore, make([]byte, 24)...), 0, sigsetSize)
+	argv, env := []string{"init"}, []string{}
+	if !p.Table {
+		s.Call("exec msh's minimal init", 0, unix.SYS_EXECVEAT, imageFD, "", argv, env, atEmptyPath)
+		return
+	}
+	dir := "/dev"
+	if !p.Spec.Has("root") {
+		// The root is the parent's: what msh keeps for the machine is the one
+		// directory that can be covered without hiding anything.
+		dir = state
+		s.Call("mount tmpfs on "+dir, 0, unix.SYS_MOUNT, "msh", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=16k,mode=755")
+	}
+	path := dir + "/.init"
+	fd := s.Call("create "+path, 0, unix.SYS_OPENAT, stage0.AtCwd, path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o555)
+	s.Call("write msh's minimal init to it", 0, unix.SYS_WRITE, fd, stage0.Image(), len(stage0.Image()))
+	s.Call("close it", 0, unix.SYS_CLOSE, fd)
+	s.Call("exec it", 0, unix.SYS_EXECVE, path, argv, env)
+}
+
+// exec ends the program with argv. A name without a slash is looked for as
+// execvp(3) does, in the PATH of env, by trying: no look-up before it can be wrong.
+func (s *Steps) exec(argv, env []string) {
+	if strings.Contains(argv[0], "/") {
+		s.Call("exec "+strings.Join(argv, " "), 0, unix.SYS_EXECVE, argv[0], argv, env)
+		return
+	}
+	dirs := strings.Split(pathOf(env), ":")
+	for i, d := range dirs {
+		flags := stage0.MayFail
+		if i == len(dirs)-1 {
+			flags = 0
+		}
+		if d == "" {
+			d = "."
+		}
+		path := d + "/" + argv[0]
+		s.Call("exec "+strings.Join(append([]string{path}, argv[1:]...), " "), flags, unix.SYS_EXECVE, path, argv, env)
+	}
+}
+
+func openTreeFlags(below bool) uint64 {
+	if below {
+		return treeClone | unix.AT_RECURSIVE
+	}
+	return treeClone
+}

@@ -1,0 +1,318 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/stage0"
+)
+
+// Root gives a machine another root directory.
+type Root struct {
+	Source string
+	Write  string // "overlay", "direct" or "none"
+	Size   int64  `json:",omitempty"` // of what an overlay in memory may hold, bytes
+	Upper  string `json:",omitempty"` // the directory an overlay keeps its changes under
+}
+
+// Kind is "root".
+func (*Root) Kind() string { return "root" }
+
+// Mode is new where the changes are the machine's own.
+func (r *Root) Mode() Mode {
+	if r.Write == "overlay" {
+		return New
+	}
+	return Shared
+}
+
+// Validate checks what goes together.
+func (r *Root) Validate() error {
+	switch {
+	case r.Source == "":
+		return bad("root", "source", "", "a directory")
+	case r.Write != "overlay" && r.Write != "direct" && r.Write != "none":
+		return bad("root", "write", r.Write, `"overlay", "direct" or "none"`)
+	case r.Write != "overlay" && r.Size != 0:
+		return bad("root", "size", r.Size, `write="overlay": nothing else has a size`)
+	case r.Write != "overlay" && r.Upper != "":
+		return bad("root", "upper", r.Upper, `write="overlay": nothing else has an upper layer`)
+	case r.Upper != "" && r.Size != 0:
+		return bad("root", "size", r.Size, "no upper: a directory cannot be kept to a size, only memory can")
+	case r.Size != 0 && r.Size < 64<<10:
+		return bad("root", "size", r.Size, "at least 65536 bytes")
+	}
+	return nil
+}
+
+const (
+	rootTree  stage0.FD = "tree:root"
+	upperTree stage0.FD = "tree:upper"
+)
+
+// Plan asks for a mount table and the trees.
+func (r *Root) Plan(p *Plan) error {
+	p.Table = true
+	p.addTree(&Tree{FD: rootTree, Source: r.Source, Param: "root: source", Dir: true})
+	if r.Upper != "" {
+		p.addTree(&Tree{FD: upperTree, Source: r.Upper, Param: "root: upper", Dir: true})
+	}
+	return nil
+}
+
+func (p *Plan) addTree(t *Tree) {
+	if p.IDs != nil && p.IDs.shifts() && !t.Below {
+		t.IDs = true
+		p.Parks = true // the owners can only be shifted once the ids are there
+	}
+	p.Trees = append(p.Trees, t)
+}
+
+func (p *Plan) tree(fd stage0.FD) any {
+	for _, t := range p.Trees {
+		if t.FD == fd {
+			return t.Arg(p)
+		}
+	}
+	panic("kernel: no tree " + fd)
+}
+
+// Prepare makes the two directories an overlay keeps under upper. They are the
+// user's from then on, and stay.
+func (r *Root) Prepare(t *Txn) error {
+	if r.Upper == "" {
+		return nil
+	}
+	at := r.Upper
+	if !t.parent.isHost() {
+		root, err := t.parent.openRoot()
+		if err != nil {
+			return err
+		}
+		defer unix.Close(root)
+		at = filepath.Join(fmt.Sprintf("/proc/self/fd/%d", root), r.Upper)
+	}
+	for _, d := range []string{"upper", "work"} {
+		if err := os.Mkdir(filepath.Join(at, d), 0o755); err != nil && !os.IsExist(err) {
+			return bad("root", "upper", r.Upper, "a directory to keep changes under: "+err.Error())
+		}
+	}
+	return nil
+}
+
+// Enter builds the root on top of the old one, sets up what every root has, and
+// pivots. The path "/" stays the old root until then, since a process's root
+// does not move by something being mounted over it.
+func (r *Root) Enter(s *Steps) error {
+	p := s.Plan
+	nodes := s.openNodes()
+	// In a user namespace proc and sysfs can only be mounted while the parent's
+	// are in sight (mount_too_revealing): before the old root goes.
+	var proc, sys stage0.Ref
+	if p.Spec.Has("pidspace") {
+		proc = s.detached("proc", pseudoAttr)
+	} else {
+		proc = s.Call("open /proc", 0, unix.SYS_OPEN_TREE, stage0.AtCwd, "/proc", openTreeFlags(true))
+	}
+	if p.Flags&unix.CLONE_NEWNET != 0 {
+		sys = s.detached("sysfs", pseudoAttr)
+	} else {
+		sys = s.Call("open /sys", 0, unix.SYS_OPEN_TREE, stage0.AtCwd, "/sys", openTreeFlags(true))
+	}
+
+	tree := p.tree(rootTree)
+	if r.Write == "overlay" {
+		r.overlay(s, tree)
+	} else {
+		s.moveMount("mount "+r.Source+" over the old root", tree, "/")
+		s.Call("go there", 0, unix.SYS_FCHDIR, tree)
+	}
+	s.Call("make it the root", 0, unix.SYS_PIVOT_ROOT, ".", ".")
+	if r.Write == "overlay" {
+		// It lies on the old root, which lies on the new one: topmost first. The
+		// overlay keeps its layers.
+		s.Call("let the scratch tmpfs go", 0, unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
+	}
+	s.Call("let the old root go", 0, unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
+	s.Call("go to /", 0, unix.SYS_CHDIR, "/")
+
+	s.mountPoint(r, "/proc", "/sys", "/dev")
+	s.moveMount("mount /proc", proc, "/proc")
+	s.moveMount("mount /sys", sys, "/sys")
+	s.setAttr("make it read-only", sys, unix.MOUNT_ATTR_RDONLY, true)
+	s.populateDev(nodes)
+	if r.Write == "none" {
+		s.setAttr("make the root read-only", tree, unix.MOUNT_ATTR_RDONLY, false)
+	}
+	return nil
+}
+
+// overlay mounts the tree as the lower layer; the upper one is in a tmpfs of the
+// machine's own, or under the directory given.
+func (r *Root) overlay(s *Steps, tree any) {
+	s.scratch(r.Size)
+	s.Call("make lower", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "lower", 0o755)
+	s.Call("make root", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "root", 0o755)
+	s.moveMount("mount "+r.Source+" on lower", tree, "lower")
+	layers := "upperdir=upper,workdir=work"
+	where := "in memory"
+	if r.Size != 0 {
+		where += fmt.Sprintf(", at most %d bytes", r.Size)
+	}
+	if r.Upper != "" {
+		s.Call("make changes", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "changes", 0o755)
+		s.moveMount("mount "+r.Upper+" on changes", s.Plan.tree(upperTree), "changes")
+		layers = "upperdir=changes/upper,workdir=changes/work"
+		where = "under " + r.Upper
+	} else {
+		s.Call("make upper", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "upper", 0o755)
+		s.Call("make work", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "work", 0o755)
+	}
+	options := "lowerdir=lower," + layers
+	if s.Plan.inUserSpace() {
+		// trusted.* belongs to the host's root alone.
+		options += ",userxattr"
+	}
+	s.Call("mount overlay on root: lower "+r.Source+", changes "+where, 0, unix.SYS_MOUNT, "msh", "root", "overlay", 0, options)
+	s.Call("go there", 0, unix.SYS_CHDIR, "root")
+}
+
+// inUserSpace tells whether the child is root of a user namespace only.
+func (p *Plan) inUserSpace() bool { return p.Space()&unix.CLONE_NEWUSER != 0 }
+
+const (
+	fsconfigString = 1
+	fsconfigCreate = 6
+	fsCloexec      = 1
+)
+
+// scratch mounts a tmpfs over the old root and goes there.
+func (s *Steps) scratch(size int64) {
+	options := []string{"mode", "755"}
+	if size != 0 {
+		options = append(options, "size", fmt.Sprint(size))
+	}
+	mnt := s.detached("tmpfs", 0, options...)
+	s.moveMount("put it over the old root", mnt, "/")
+	s.Call("go there", 0, unix.SYS_FCHDIR, mnt)
+}
+
+// pseudoAttr are the flags that proc and sysfs are mounted with everywhere.
+const pseudoAttr = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+
+// detached makes a mount that is not in any table yet; options are names and values.
+func (s *Steps) detached(fstype string, attr uint64, options ...string) stage0.Ref {
+	words := "create a " + fstype
+	fs := s.Call("open a new "+fstype, 0, unix.SYS_FSOPEN, fstype, fsCloexec)
+	for i := 0; i < len(options); i += 2 {
+		words += " " + options[i] + "=" + options[i+1]
+		s.Call("set its "+options[i], 0, unix.SYS_FSCONFIG, fs, fsconfigString, options[i], options[i+1], 0)
+	}
+	s.Call(words, 0, unix.SYS_FSCONFIG, fs, fsconfigCreate, 0, 0, 0)
+	return s.Call("mount it, detached", 0, unix.SYS_FSMOUNT, fs, fsCloexec, attr)
+}
+
+func (s *Steps) moveMount(words string, tree any, to string) {
+	s.Call(words, 0, unix.SYS_MOVE_MOUNT, tree, "", stage0.AtCwd, to, moveFromHandle)
+}
+
+// setAttr changes flags of a mount that a descriptor stands for.
+func (s *Steps) setAttr(words string, tree any, attr uint64, below bool) {
+	at := atEmptyPath
+	if below {
+		at |= unix.AT_RECURSIVE
+	}
+	s.Call(words, 0, unix.SYS_MOUNT_SETATTR, tree, "", at, mountAttr(attr, 0), mountAttrSize)
+}
+
+const mountAttrSize = 32
+
+// mountAttr lays out struct mount_attr.
+func mountAttr(set uint64, userns int) []byte {
+	b := binary.NativeEndian.AppendUint64(nil, set)
+	b = binary.NativeEndian.AppendUint64(b, 0)
+	b = binary.NativeEndian.AppendUint64(b, 0)
+	return binary.NativeEndian.AppendUint64(b, uint64(userns))
+}
+
+// mountPoint makes directories to mount on, where the root is the machine's own
+// to change. Elsewhere they must be there: nothing is made in others' trees.
+func (s *Steps) mountPoint(r *Root, dirs ...string) {
+	if r == nil || r.Write != "overlay" {
+		return
+	}
+	for _, d := range dirs {
+		s.Call("make "+d, stage0.MayFail, unix.SYS_MKDIRAT, stage0.AtCwd, d, 0o755)
+	}
+}
+
+type deviceNode struct {
+	name         string
+	major, minor uint32
+}
+
+// deviceNodes are those that every program counts on.
+var deviceNodes = []deviceNode{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}}
+
+// openNodes opens the parent's device nodes where the machine may not make its
+// own: mknod(2) is refused in a user namespace.
+func (s *Steps) openNodes() []stage0.Ref {
+	if !s.Plan.inUserSpace() {
+		return nil
+	}
+	var refs []stage0.Ref
+	for _, n := range deviceNodes {
+		path := "/dev/" + n.name
+		refs = append(refs, s.Call("open "+path, 0, unix.SYS_OPEN_TREE, stage0.AtCwd, path, openTreeFlags(false)))
+	}
+	return refs
+}
+
+// populateDev makes a /dev of the machine's own: the nodes above, its own
+// terminals, shared memory and message queues.
+func (s *Steps) populateDev(nodes []stage0.Ref) {
+	p := s.Plan
+	s.Call("mount tmpfs on /dev", 0, unix.SYS_MOUNT, "msh", "/dev", "tmpfs", unix.MS_NOSUID, "size=1m,mode=755")
+	for i, n := range deviceNodes {
+		path := "/dev/" + n.name
+		if nodes == nil {
+			s.Call("make "+path, 0, unix.SYS_MKNODAT, stage0.AtCwd, path, unix.S_IFCHR|0o666, unix.Mkdev(n.major, n.minor))
+			continue
+		}
+		s.Call("make "+path, 0, unix.SYS_MKNODAT, stage0.AtCwd, path, unix.S_IFREG|0o666, 0)
+		s.moveMount("mount the parent's "+path, nodes[i], path)
+	}
+	for _, l := range []struct{ name, to string }{{"fd", "/proc/self/fd"}, {"stdin", "/proc/self/fd/0"},
+		{"stdout", "/proc/self/fd/1"}, {"stderr", "/proc/self/fd/2"}, {"ptmx", "pts/ptmx"}} {
+		s.Call("link /dev/"+l.name+" to "+l.to, 0, unix.SYS_SYMLINKAT, l.to, stage0.AtCwd, "/dev/"+l.name)
+	}
+	s.Call("make /dev/pts", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "/dev/pts", 0o755)
+	pts := "newinstance,ptmxmode=0666,mode=0620"
+	if p.IDs == nil || hasGroup(p.IDs, 5) {
+		pts += ",gid=5" // tty, in every distribution
+	}
+	s.Call("mount devpts on /dev/pts", 0, unix.SYS_MOUNT, "devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, pts)
+	s.Call("make /dev/shm", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "/dev/shm", 0o755)
+	s.Call("mount tmpfs on /dev/shm", 0, unix.SYS_MOUNT, "shm", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777")
+	if p.Flags&unix.CLONE_NEWIPC != 0 {
+		s.Call("make /dev/mqueue", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "/dev/mqueue", 0o755)
+		s.Call("mount mqueue on /dev/mqueue", 0, unix.SYS_MOUNT, "mqueue", "/dev/mqueue", "mqueue", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, 0)
+	}
+}
+
+func hasGroup(d *IDs, gid uint32) bool {
+	for _, m := range d.Maps {
+		if gid >= m.Inside && uint64(gid) < uint64(m.Inside)+uint64(m.Size) {
+			return true
+		}
+	}
+	return false
+}
+
+// clean makes a path of the machine's absolute and free of "..".
+func clean(path string) string { return filepath.Clean("/" + strings.TrimPrefix(path, "/")) }

@@ -1,0 +1,284 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Restart says when a spawned process is started again.
+type Restart string
+
+// The restart policies, as in other service managers.
+const (
+	RestartNo        Restart = "no"
+	RestartOnFailure Restart = "on-failure" // a code other than 0
+	RestartAlways    Restart = "always"
+)
+
+// Pauses before a restart: the first at once, then doubling, so that a program
+// that cannot start does not use up the machine; a process that ran for longer
+// than steady starts from the first pause again.
+const (
+	firstPause = 100 * time.Millisecond
+	lastPause  = 10 * time.Second
+	steady     = 10 * time.Second
+)
+
+// Process is a program that runs in a machine on its own. What it writes goes to
+// a log file.
+type Process struct {
+	m       *Machine
+	c       *Command
+	log     string
+	restart Restart
+
+	mu      sync.Mutex
+	running *process // the present one, until it is reaped
+	pid     int
+	last    status
+	starts  int
+	stopped bool          // no restart any more
+	wake    chan struct{} // closed by stop: ends a pause
+	done    chan struct{} // closed when it has ended for good
+}
+
+// Spawn starts a program in the machine and returns. log "" is a file of msh's,
+// gone with the machine. It returns once the program has been executed.
+func (m *Machine) Spawn(ctx context.Context, c *Command, log string, restart Restart) (*Process, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	switch restart {
+	case RestartNo, RestartOnFailure, RestartAlways:
+	default:
+		return nil, bad("spawn", "restart", string(restart), `"no", "on-failure" or "always"`)
+	}
+	if log == "" {
+		if m.isHost() {
+			return nil, bad("spawn", "log", nil, "a file for what a process of the host writes")
+		}
+		f, err := os.CreateTemp(m.Dir(), "spawn-*.log")
+		if err != nil {
+			return nil, err
+		}
+		f.Close()
+		log = f.Name()
+	}
+	p := &Process{m: m, c: c, log: log, restart: restart, wake: make(chan struct{}), done: make(chan struct{})}
+	if err := p.start(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// start starts the program once and has its end looked after.
+func (p *Process) start(ctx context.Context) error {
+	b, s, done, err := p.m.entry()
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := p.m.command(s, p.c); err != nil {
+		return err
+	}
+	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(null)
+	out, err := openLog(p.log)
+	if err != nil {
+		return bad("spawn", "log", p.log, "a file to write to: "+err.Error())
+	}
+	defer unix.Close(out)
+	b.stdio = [3]int{null, out, out}
+	proc, err := b.startExecuted(ctx)
+	if err != nil {
+		var e *stepError
+		if proc != nil && errors.As(err, &e) {
+			err = p.m.notStarted(p.c, proc)
+		}
+		if proc != nil {
+			proc.close()
+		}
+		return err
+	}
+	p.mu.Lock()
+	p.running, p.pid = proc, proc.pid
+	p.starts++
+	p.mu.Unlock()
+	begin := time.Now()
+	return watch(proc.pidfd, func() { p.ended(proc, time.Since(begin)) })
+}
+
+// startExecuted starts the process and waits until its program has been executed
+// or could not be, which is an error; the process is then returned for its steps.
+func (b *birth) startExecuted(ctx context.Context) (*process, error) {
+	var line [2]int
+	if err := unix.Pipe2(line[:], unix.O_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("pipe: %w", err)
+	}
+	defer unix.Close(line[0])
+	// The program closes it on exec, like all its descriptors from 3 on; that it
+	// has it at all takes a step that names it.
+	b.program.Hold(syncFD)
+	b.files[syncFD] = line[1]
+	p, err := b.start()
+	unix.Close(line[1])
+	if err != nil {
+		return nil, err
+	}
+	cancel, err := newCanceller(ctx)
+	if err == nil {
+		_, err = cancel.await(ctx, time.Time{}, line[0])
+		cancel.close()
+	}
+	if err != nil {
+		p.kill()
+		return p, err
+	}
+	if err := p.failure(); err != nil {
+		reap(p.pidfd)
+		return p, err
+	}
+	return p, nil
+}
+
+// ended is called when the process has ended: it reaps it, and starts it again
+// where the policy says so.
+func (p *Process) ended(proc *process, ran time.Duration) {
+	st, _ := reap(proc.pidfd)
+	p.mu.Lock()
+	p.last, p.running = st, nil
+	proc.close()
+	again := !p.stopped && (p.restart == RestartAlways || p.restart == RestartOnFailure && st.Code() != 0)
+	if ran > steady {
+		p.starts = 1
+	}
+	pause := min(firstPause<<min(p.starts-1, 10), lastPause)
+	p.mu.Unlock()
+	if !again {
+		close(p.done)
+		return
+	}
+	go func() {
+		select {
+		case <-p.wake:
+			close(p.done)
+			return
+		case <-time.After(pause):
+		}
+		if err := p.start(context.Background()); err != nil {
+			// The machine is dead, or the program gone: its log says so.
+			if f, e := os.OpenFile(p.log, os.O_WRONLY|os.O_APPEND, 0); e == nil {
+				fmt.Fprintf(f, "msh: restart %s: %v\n", p.c.Argv[0], err)
+				f.Close()
+			}
+			close(p.done)
+		}
+	}()
+}
+
+// stop ends restarts.
+func (p *Process) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.stopped {
+		p.stopped = true
+		close(p.wake)
+	}
+}
+
+// Argv is the program and its arguments.
+func (p *Process) Argv() []string { return p.c.Argv }
+
+// Pid is the number of the present process, or of the last one, seen from the host.
+func (p *Process) Pid() int { p.mu.Lock(); defer p.mu.Unlock(); return p.pid }
+
+// Alive tells whether it runs, or will be started again.
+func (p *Process) Alive() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Code is how it ended; ok is false while it runs.
+func (p *Process) Code() (code int, ok bool) {
+	if p.Alive() {
+		return 0, false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last.Code(), true
+}
+
+// Wait waits for its end, restarts included; timeout 0 is for ever.
+func (p *Process) Wait(ctx context.Context, timeout time.Duration) (int, error) {
+	var late <-chan time.Time
+	if timeout > 0 {
+		t := time.NewTimer(timeout)
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-p.done:
+		code, _ := p.Code()
+		return code, nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-late:
+		return 0, fmt.Errorf("wait for %s in %s: still running after %v", strings.Join(p.c.Argv, " "), p.m.Name(), timeout)
+	}
+}
+
+// Kill sends the process a signal. After one that ends it, it is not restarted.
+func (p *Process) Kill(sig unix.Signal) error {
+	switch sig {
+	case unix.SIGTERM, unix.SIGKILL, unix.SIGINT, unix.SIGQUIT, unix.SIGHUP:
+		p.stop()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.running == nil {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(p.running.pidfd, sig, nil, 0); err != nil && err != unix.ESRCH {
+		return fmt.Errorf("kill %s: %w", p.c.Argv[0], err)
+	}
+	return nil
+}
+
+// Log is what it has written so far, standard output and error together.
+func (p *Process) Log() ([]byte, error) { return os.ReadFile(p.log) }
+
+// Logs reads what the machine's init and spawned processes have written, by file.
+func (m *Machine) Logs() (map[string][]byte, error) {
+	files, err := filepath.Glob(filepath.Join(m.Dir(), "*.log"))
+	if err != nil {
+		return nil, err
+	}
+	logs := map[string][]byte{}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return nil, err
+		}
+		logs[strings.TrimSuffix(filepath.Base(f), ".log")] = b
+	}
+	return logs, nil
+}
+
+func openLog(path string) (int, error) {
+	return unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NOCTTY, 0o644)
+}

@@ -1,0 +1,238 @@
+package stage0
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Flags say what stage0 makes of a step's result.
+type Flags uint32
+
+const (
+	// MayFail goes on to the next step whatever the result.
+	MayFail Flags = 1 << iota
+	// SkipNext goes on as MayFail does, but over the step behind it when this one fails.
+	SkipNext
+	// Positive takes a result of 0 for a failure too: read(2) at end of file,
+	// which means that the parent is gone.
+	Positive
+	fork
+)
+
+// AtCwd is the directory descriptor that stands for the working directory.
+const AtCwd = unix.AT_FDCWD
+
+// The kinds of argument that Call takes beside integers, strings (a pointer to
+// the NUL-terminated text), []byte (a pointer to a copy) and []string (a pointer
+// to a NULL-terminated array of pointers, as execve wants).
+type (
+	// Ref is the number of a step, and as an argument stands for its result.
+	Ref int
+	// FD is the name of a descriptor that stage0 is started with.
+	FD string
+	// Buffer is a pointer to that many zero bytes.
+	Buffer int
+)
+
+// A Step is one system call of a Program.
+type Step struct {
+	Words string // what it does, as `msh -n` prints it
+	Flags Flags
+	Nr    int
+	Args  []any
+	over  int // fork: how many steps the new process passes over
+}
+
+// A Program is a list of system calls being written. It is plain data: nothing
+// is opened or allocated until Assemble.
+type Program struct {
+	steps []Step
+	held  []FD
+}
+
+// New returns an empty program.
+func New() *Program { return &Program{} }
+
+// Call appends a step and returns the reference to its result.
+func (p *Program) Call(words string, flags Flags, nr int, args ...any) Ref {
+	if len(args) > 6 {
+		panic("stage0: a system call takes six arguments")
+	}
+	p.steps = append(p.steps, Step{Words: words, Flags: flags, Nr: nr, Args: args})
+	return Ref(len(p.steps) - 1)
+}
+
+// Fork appends a clone(2) without CLONE_VM. What parent appends is performed by
+// the process at hand, and must end in exit; the new process goes on behind it.
+func (p *Program) Fork(words string, cloneFlags uint64, pidfd any, parent func(p *Program, child Ref)) Ref {
+	at := p.Call(words, fork, unix.SYS_CLONE, cloneFlags, 0, pidfd, 0, 0)
+	parent(p, at)
+	p.steps[at].over = len(p.steps) - int(at) - 1
+	return at
+}
+
+// Exit appends exit_group(code).
+func (p *Program) Exit(code int) { p.Call(fmt.Sprintf("exit %d", code), 0, unix.SYS_EXIT_GROUP, code) }
+
+// Exec appends the call that ends the program: argv[0] must be a path.
+func (p *Program) Exec(argv, env []string) {
+	p.Call("exec "+strings.Join(argv, " "), 0, unix.SYS_EXECVE, argv[0], argv, env)
+}
+
+// Steps returns the steps so far.
+func (p *Program) Steps() []Step { return p.steps }
+
+// Len is the number of steps so far.
+func (p *Program) Len() int { return len(p.steps) }
+
+// Hold has stage0 started with a descriptor that no step uses: it says by being
+// closed that the program has been executed.
+func (p *Program) Hold(fd FD) { p.held = append(p.held, fd) }
+
+// FDs returns the names of the descriptors that the program uses, each once, in
+// the order of their first use.
+func (p *Program) FDs() []FD {
+	names := slices.Clone(p.held)
+	seen := map[FD]bool{}
+	for _, s := range p.steps {
+		for _, a := range s.Args {
+			if name, ok := a.(FD); ok && !seen[name] {
+				seen[name] = true
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+const (
+	headerSize = 64
+	stepSize   = 64
+)
+
+// Assemble lays the program out as stage0 reads it; number tells the descriptor
+// that each FD has in the new process.
+func (p *Program) Assemble(number map[FD]int) ([]byte, error) {
+	b := make([]byte, headerSize+stepSize*len(p.steps), headerSize+stepSize*len(p.steps)+4096)
+	texts := map[string]uint64{} // each string once
+	data := func(d []byte) uint64 {
+		for len(b)%8 != 0 {
+			b = append(b, 0)
+		}
+		at := uint64(Base + len(b))
+		b = append(b, d...)
+		return at
+	}
+	text := func(s string) uint64 {
+		at, ok := texts[s]
+		if !ok {
+			at = uint64(Base + len(b))
+			b = append(append(b, s...), 0)
+			texts[s] = at
+		}
+		return at
+	}
+	for i, s := range p.steps {
+		flags := uint32(s.Flags)
+		if s.over > 0xff {
+			return nil, fmt.Errorf("stage0: %s: %d steps to pass over, at most 255", s.Words, s.over)
+		}
+		flags |= uint32(s.over) << 24
+		var args [6]uint64
+		for j, a := range s.Args {
+			switch a := a.(type) {
+			case int:
+				args[j] = uint64(a)
+			case uint64:
+				args[j] = a
+			case uintptr:
+				args[j] = uint64(a)
+			case Ref:
+				if a < 0 || int(a) >= i {
+					return nil, fmt.Errorf("stage0: %s: argument %d: step %d is not before step %d", s.Words, j, a, i)
+				}
+				args[j] = uint64(a)
+				flags |= 1 << (8 + j)
+			case FD:
+				n, ok := number[a]
+				if !ok {
+					return nil, fmt.Errorf("stage0: %s: no descriptor %q", s.Words, a)
+				}
+				args[j] = uint64(n)
+			case string:
+				if strings.IndexByte(a, 0) >= 0 {
+					return nil, fmt.Errorf("%s: a NUL byte in %q", s.Words, a)
+				}
+				args[j] = text(a)
+			case []byte:
+				args[j] = data(a)
+			case Buffer:
+				if a < 0 || a > MaxSize {
+					return nil, fmt.Errorf("stage0: %s: a buffer of %d bytes, want 0 to %d", s.Words, a, MaxSize)
+				}
+				args[j] = data(make([]byte, a))
+			case []string:
+				list := make([]byte, 0, 8*len(a)+8)
+				for _, s := range a {
+					if strings.IndexByte(s, 0) >= 0 {
+						return nil, fmt.Errorf("a NUL byte in %q", s)
+					}
+					list = binary.NativeEndian.AppendUint64(list, text(s))
+				}
+				args[j] = data(append(list, make([]byte, 8)...))
+			default:
+				return nil, fmt.Errorf("stage0: %s: argument %d is a %T", s.Words, j, a)
+			}
+		}
+		at := b[headerSize+stepSize*i:]
+		binary.NativeEndian.PutUint32(at[0:], uint32(s.Nr))
+		binary.NativeEndian.PutUint32(at[4:], flags)
+		for j, v := range args {
+			binary.NativeEndian.PutUint64(at[8+8*j:], v)
+		}
+		if len(b) > MaxSize {
+			return nil, fmt.Errorf("arguments and environment of %d bytes: at most %d: %w", len(b), MaxSize, unix.E2BIG)
+		}
+	}
+	return b, nil
+}
+
+// Result is the result of a step, as found in the memory file.
+func Result(blob []byte, step Ref) int64 {
+	return int64(binary.NativeEndian.Uint64(blob[headerSize+stepSize*int(step)+56:]))
+}
+
+// Failed tells at which step the program gave up, and why; ok is false while it has not.
+func Failed(blob []byte) (step Ref, errno unix.Errno, ok bool) {
+	n := binary.NativeEndian.Uint64(blob[8:])
+	if n == 0 {
+		return 0, 0, false
+	}
+	return Ref(n - 1), unix.Errno(binary.NativeEndian.Uint64(blob[16:])), true
+}
+
+// ResultOffset is where a step's result is in the memory file; Int64 reads it.
+func ResultOffset(step Ref) int64 { return headerSize + stepSize*int64(step) + 56 }
+
+// Int64 reads a word as stage0 writes it.
+func Int64(b []byte) int64 { return int64(binary.NativeEndian.Uint64(b)) }
+
+// Sabotage makes a step fail whatever its flags: its number becomes that of no
+// system call. For tests of what is left behind.
+func Sabotage(blob []byte, step Ref) {
+	at := headerSize + stepSize*int(step)
+	binary.NativeEndian.PutUint32(blob[at:], 0xffff)
+	binary.NativeEndian.PutUint32(blob[at+4:], 0)
+}
+
+// Int32 reads a 32-bit number that a system call has stored.
+func Int32(b []byte) int32 { return int32(binary.NativeEndian.Uint32(b)) }
+
+// ArgOffset is where a step's argument is in the memory file.
+func ArgOffset(step Ref, arg int) int64 {
+	return headerSize + stepSize*int64(step) + 8 + 8*int64(arg)
+}

@@ -1,0 +1,88 @@
+package kernel
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sysctl is a kernel parameter that a namespace has for itself.
+type Sysctl struct {
+	Name  string // "net.ipv4.ip_forward"
+	Value string
+}
+
+// Kind is "sysctl".
+func (*Sysctl) Kind() string { return "sysctl" }
+
+// Mode is new: it is the machine's own space that it changes.
+func (*Sysctl) Mode() Mode { return New }
+
+// Key is the parameter's name.
+func (s *Sysctl) Key() string { return s.path() }
+
+// space is the resource whose namespace holds the parameter, "" for none.
+func (s *Sysctl) space() string {
+	switch name := strings.ReplaceAll(s.Name, "/", "."); {
+	case strings.HasPrefix(name, "net."):
+		return "netspace"
+	case strings.HasPrefix(name, "fs.mqueue."), strings.HasPrefix(name, "kernel.shm"), strings.HasPrefix(name, "kernel.msg"),
+		name == "kernel.sem", name == "kernel.auto_msgmni":
+		return "ipcspace"
+	}
+	return ""
+}
+
+// path turns the name into the file below /proc/sys. As with sysctl(8) either
+// sign separates, and where it is the slash, a dot is part of a name (eth0.5).
+func (s *Sysctl) path() string {
+	dot, slash := strings.IndexByte(s.Name, '.'), strings.IndexByte(s.Name, '/')
+	if slash >= 0 && (dot < 0 || slash < dot) {
+		return s.Name
+	}
+	swap := func(r rune) rune {
+		switch r {
+		case '.':
+			return '/'
+		case '/':
+			return '.'
+		}
+		return r
+	}
+	return strings.Map(swap, s.Name)
+}
+
+// Validate refuses what is not a namespace's own: it would be the whole host's.
+func (s *Sysctl) Validate() error {
+	for _, part := range strings.Split(s.path(), "/") {
+		if part == "" || part == "." || part == ".." {
+			return bad("sysctl", "key", s.Name, `a name as "net.ipv4.ip_forward"`)
+		}
+	}
+	switch p := s.path(); {
+	case p == "kernel/hostname" || p == "kernel/domainname":
+		return &ParamError{Kind: "sysctl", Param: "key", Got: s.Name, Want: "uname(nodename=…, domainname=…) for names", Mend: "use uname(nodename=…)"}
+	case s.space() == "":
+		return bad("sysctl", "key", s.Name, "one that a namespace has for itself: net.*, kernel.shm*, kernel.msg*, kernel.sem or fs.mqueue.*; this one is the whole host's")
+	case s.Value == "":
+		return bad("sysctl", "value", s.Value, "the text to write")
+	}
+	return nil
+}
+
+// Enter writes it.
+func (s *Sysctl) Enter(steps *Steps) error {
+	file := "/proc/sys/" + s.path()
+	fd := steps.Call("open "+file, 0, unix.SYS_OPENAT, unix.AT_FDCWD, file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	steps.Call("write "+s.Value, 0, unix.SYS_WRITE, fd, s.Value, len(s.Value))
+	steps.Call("close it", 0, unix.SYS_CLOSE, fd)
+	return nil
+}
+
+func (s *Sysctl) set(m *Machine) error {
+	if m.space()&(unix.CLONE_NEWNET|unix.CLONE_NEWIPC) == 0 || s.space() == "netspace" && m.space()&unix.CLONE_NEWNET == 0 ||
+		s.space() == "ipcspace" && m.space()&unix.CLONE_NEWIPC == 0 {
+		return bad("sysctl", "key", s.Name, s.space()+"() in the machine, or it would be the host's")
+	}
+	return m.perform(func(steps *Steps) { s.Enter(steps) })
+}

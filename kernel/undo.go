@@ -1,0 +1,42 @@
+package kernel
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"msh/kernel/cgroup"
+	"msh/kernel/ledger"
+)
+
+// undo takes back one effect. Each must bear finding nothing to take back: the
+// entry is written before the effect is made.
+func (h *Host) undo(ctx context.Context, e ledger.Entry) error {
+	switch e.Op {
+	case "cgroup":
+		// The group holds the processes, all of them: with it they end.
+		var g cgroup.Group
+		if err := json.Unmarshal(e.Arg, &g); err != nil {
+			return err
+		}
+		return g.Remove(ctx)
+	case "claim":
+		var c ledger.Claim
+		if err := json.Unmarshal(e.Arg, &c); err != nil {
+			return err
+		}
+		unlock, err := h.book.Lock()
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if err := h.book.Release(c); err != nil {
+			return err
+		}
+		if c.Kind == "cpu" {
+			return h.confine()
+		}
+		return nil
+	}
+	return fmt.Errorf("undo %s: this msh does not know how; a newer one made it", e.Op)
+}
