@@ -209,3 +209,9 @@ func (in *Interp) print(thread *starlark.Thread, msg string) {
 		thread.Cancel(fmt.Sprintf("print: %v", err))
 	}
 }
+
+// Stdin and Stdout are those of the options, for words that talk to the user.
+func (in *Interp) Stdin() io.Reader { return in.opts.Stdin }
+
+// Stdout is where print writes.
+func (in *Interp) Stdout() io.Writer { return in.opts.Stdout }

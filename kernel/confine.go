@@ -1,10 +1,12 @@
 package kernel
 
 import (
+	"errors"
+	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"msh/kernel/cgroup"
 	"msh/kernel/ledger"
@@ -44,7 +46,19 @@ func (h *Host) confine() error {
 	}
 	for _, m := range machines {
 		defer m.close()
-		if err := m.confine(claims); err != nil {
+	}
+	// A machine never has a CPU that the one around it has not: what is taken is
+	// taken from the inner ones first, what is given is given to the outer first.
+	slices.SortStableFunc(machines, func(a, b *Machine) int { return strings.Count(a.group.Path, "/") - strings.Count(b.group.Path, "/") })
+	for _, m := range slices.Backward(machines) {
+		if slices.Contains(m.group.V1, "cpuset") {
+			if err := m.confine(claims, true); err != nil {
+				return err
+			}
+		}
+	}
+	for _, m := range machines {
+		if err := m.confine(claims, false); err != nil {
 			return err
 		}
 	}
@@ -69,10 +83,12 @@ func (h *Host) confineNew(m *Machine) error {
 	if err != nil {
 		return err
 	}
-	return m.confine(claims)
+	return m.confine(claims, false)
 }
 
-func (m *Machine) confine(claims []ledger.Claim) error {
+// confine gives a machine that names no CPUs those that nobody else has; with
+// less it only takes.
+func (m *Machine) confine(claims []ledger.Claim, less bool) error {
 	if c, ok := m.spec.find("cpu").(*CPU); ok && c.Set != nil || m.State() == "dead" {
 		return nil
 	}
@@ -83,23 +99,24 @@ func (m *Machine) confine(claims []ledger.Claim) error {
 	rest := slices.DeleteFunc(slices.Clone(all), func(cpu int) bool {
 		return slices.ContainsFunc(claims, func(c ledger.Claim) bool { return c.Name == strconv.Itoa(cpu) && !m.within(c.Owner) })
 	})
+	had, err := cgroup.ParseCPUs(m.group.Limits.CPUs)
+	if err != nil {
+		had = all // not confined so far
+	}
+	if less && len(rest) >= len(had) {
+		return nil
+	}
 	in := slices.Contains(m.group.V1, "cpuset")
 	want := cgroup.Limits{CPUs: cgroup.FormatCPUs(rest)}
 	if !in && len(rest) == len(all) || in && m.group.Limits.CPUs == want.CPUs {
 		return nil
 	}
-	if m.ledger == nil {
-		l, err := ledger.Open(filepath.Join(m.Dir(), "ledger"))
-		if os.IsNotExist(err) {
-			return nil // being destroyed
-		}
-		if err != nil {
-			return err
-		}
-		m.ledger = l
+	err = m.limit(want)
+	if err == nil {
+		err = m.save()
 	}
-	if err := m.limit(want); err != nil {
-		return err
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // being destroyed
 	}
-	return m.save()
+	return err
 }

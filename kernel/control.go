@@ -148,11 +148,13 @@ func (m *Machine) Set(r Resource) error {
 	if err := m.refresh(); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.setting.Lock()
+	defer m.setting.Unlock()
 	if err := s.set(m); err != nil {
 		return fmt.Errorf("set %s of %s: %w", r.Kind(), m.Name(), err)
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.remember(r)
 	return m.save()
 }

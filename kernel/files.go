@@ -35,7 +35,10 @@ func (m *Machine) openRoot() (int, error) {
 // openIn opens a path of the machine's. Whatever links are on the way, it stays
 // inside the machine's root (openat2(2), RESOLVE_IN_ROOT).
 func openIn(root int, path string, flags int, mode os.FileMode) (*os.File, error) {
-	how := &unix.OpenHow{Flags: uint64(flags) | unix.O_CLOEXEC | unix.O_NOCTTY, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	how := &unix.OpenHow{Flags: uint64(flags) | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	if flags&unix.O_PATH == 0 {
+		how.Flags |= unix.O_NOCTTY
+	}
 	if flags&unix.O_CREAT != 0 {
 		how.Mode = uint64(mode.Perm())
 	}

@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"msh/kernel/cgroup"
+	"msh/kernel/ledger"
 )
 
 // Pids limits how many tasks a machine may have.
@@ -150,18 +153,57 @@ func (m *Machine) limit(l cgroup.Limits) error {
 	if err := m.host.checkLimits(l); err != nil {
 		return err
 	}
-	missing, _ := m.group.Missing(l)
-	if len(missing) > 0 {
-		grown := *m.group
-		grown.V1 = append(append([]string(nil), grown.V1...), missing...)
-		if err := m.ledger.Write("cgroup", grown); err != nil {
+	if missing, _ := m.group.Missing(l); len(missing) > 0 {
+		if err := m.parent.shelter(missing); err != nil {
 			return err
 		}
-		if err := m.group.Grow(missing); err != nil {
+		if err := m.grow(missing, l); err != nil {
 			return err
 		}
 	}
 	return m.group.Update(l)
+}
+
+// grow puts the machine into v1 hierarchies that it is not in. The caller has m
+// to itself or holds m.mu, and saves it.
+func (m *Machine) grow(controllers []string, l cgroup.Limits) error {
+	if m.ledger == nil {
+		led, err := ledger.Open(filepath.Join(m.Dir(), "ledger"))
+		if err != nil {
+			return err
+		}
+		m.ledger = led
+	}
+	grown := *m.group
+	grown.V1 = slices.Concat(grown.V1, controllers)
+	if err := m.ledger.Write("cgroup", grown); err != nil {
+		return err
+	}
+	return m.group.Grow(controllers, l)
+}
+
+// shelter puts the machine and those it is in into the v1 hierarchies that a
+// machine inside it is going to use: its group stands below theirs.
+func (m *Machine) shelter(controllers []string) error {
+	if m.isHost() || m.group.Unified {
+		return nil
+	}
+	if err := m.parent.shelter(controllers); err != nil {
+		return err
+	}
+	if err := m.refresh(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	missing := slices.DeleteFunc(slices.Clone(controllers), func(c string) bool { return slices.Contains(m.group.V1, c) })
+	if len(missing) == 0 {
+		return nil
+	}
+	if err := m.grow(missing, cgroup.Limits{}); err != nil {
+		return fmt.Errorf("put %s into cgroup v1's %s: %w", m.Name(), strings.Join(missing, ", "), err)
+	}
+	return m.save()
 }
 
 // checkLimits says clearly which controller is missing, and the mend.

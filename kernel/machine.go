@@ -33,6 +33,8 @@ type Machine struct {
 	start uint64
 	mine  bool // whether init is this process's child
 
+	setting sync.Mutex // one Set at a time
+
 	mu       sync.Mutex
 	group    *cgroup.Group // nil for the host
 	saved    unix.Stat_t   // machine.json as last read
@@ -294,6 +296,9 @@ func (m *Machine) close() {
 	}
 	if m.ledger != nil {
 		m.ledger.Close()
+	}
+	if m.lab == nil && m.parent != nil {
+		m.parent.close() // loaded with it
 	}
 }
 

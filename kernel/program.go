@@ -33,6 +33,7 @@ const (
 // then the child's, kind by kind.
 func (p *Plan) write(state string) error {
 	s := p.Steps
+	s.Hold(syncFD) // closed by exec, it tells msh that the machine is up
 	s.joinGroups()
 	if p.relayed() {
 		s.relay()
@@ -60,6 +61,7 @@ func (p *Plan) write(state string) error {
 	if err != nil {
 		return err
 	}
+	s.inherit()
 	s.Call("become a session leader", stage0.MayFail, unix.SYS_SETSID)
 	s.clean()
 	if p.Spec.Init != nil {

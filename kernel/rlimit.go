@@ -50,6 +50,36 @@ func limitText(v uint64) string {
 	return fmt.Sprint(v)
 }
 
+// Plan refuses more than the parent may have itself.
+func (r *Rlimit) Plan(p *Plan) error {
+	for _, u := range slices.Backward(p.Under.Limit) {
+		if u.Name == r.Name {
+			if r.Hard > u.Hard {
+				return bad("rlimit", "hard", limitText(r.Hard), "at most "+limitText(u.Hard)+", which "+p.Under.Name+" has")
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+// inherit sets the limits of the machines that this one is in, but those it has
+// itself.
+func (s *Steps) inherit() {
+	own := map[string]bool{}
+	for _, r := range s.Plan.Spec.Resources {
+		if r, ok := r.(*Rlimit); ok {
+			own[r.Name] = true
+		}
+	}
+	for _, r := range slices.Backward(s.Plan.Under.Limit) {
+		if !own[r.Name] {
+			own[r.Name] = true
+			s.rlimit(r)
+		}
+	}
+}
+
 // Enter sets the limit for the machine's init, and so for all it starts.
 func (r *Rlimit) Enter(s *Steps) error { s.rlimit(r); return nil }
 

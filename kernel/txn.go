@@ -176,6 +176,9 @@ func (t *Txn) claim(c ledger.Claim) error {
 
 func (t *Txn) makeGroup() error {
 	g := t.plan.Group
+	if err := t.parent.shelter(g.V1); err != nil {
+		return err
+	}
 	if err := t.step("write the control group ahead"); err != nil {
 		return err
 	}

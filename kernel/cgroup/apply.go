@@ -3,9 +3,11 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/cgroups/v3/cgroup1"
@@ -88,19 +90,17 @@ func (g *Group) Missing(l Limits) (controllers, dirs []string) {
 	return controllers, dirs
 }
 
-// Grow puts the group into more v1 hierarchies, with its processes.
-func (g *Group) Grow(controllers []string) error {
+// Grow puts the group into more v1 hierarchies, with its processes. The groups
+// above it must be in them. Of l the CPUs are needed at once.
+func (g *Group) Grow(controllers []string, l Limits) error {
 	for _, c := range controllers {
 		d := g.v1dir(c)
-		if err := os.MkdirAll(filepath.Dir(d), 0o755); err != nil {
-			return err
-		}
 		if err := unix.Mkdir(d, 0o755); err != nil {
 			return fmt.Errorf("mkdir %s: %w", d, err)
 		}
 		g.V1 = append(g.V1, c)
 		if c == "cpuset" { // must have CPUs and memory nodes before it takes tasks
-			if err := cgroup1.NewCpuset(Root).Create(g.Path, &specs.LinuxResources{}); err != nil {
+			if err := g.cpusetV1(l.CPUs); err != nil {
 				return err
 			}
 		}
@@ -150,16 +150,20 @@ func (g *Group) applyV1(l Limits) error {
 		case "cpu":
 			err = cgroup1.NewCpu(Root).Update(g.Path, r)
 		case "cpuset":
-			err = cgroup1.NewCpuset(Root).Create(g.Path, r)
+			err = g.cpusetV1(l.CPUs)
 			if err == nil && l.Exclusive {
 				err = write(filepath.Join(g.v1dir(c), "cpuset.cpu_exclusive"), "1")
 			}
 		case "memory":
-			err = cgroup1.NewMemory(Root, cgroup1.OptionalSwap()).Update(g.Path, r)
+			if err = g.raiseSwapV1(r.Memory); err == nil {
+				err = cgroup1.NewMemory(Root, cgroup1.OptionalSwap()).Update(g.Path, r)
+			}
 		case "pids":
 			err = cgroup1.NewPids(Root).Update(g.Path, r)
 		case "blkio":
-			err = cgroup1.NewBlkio(Root).Update(g.Path, r)
+			if err = cgroup1.NewBlkio(Root).Update(g.Path, r); err == nil {
+				err = g.weigh(g.v1dir(c), l.IO, "blkio.bfq.weight_device")
+			}
 		}
 		if err != nil {
 			return explain(c, l, err)
@@ -168,8 +172,65 @@ func (g *Group) applyV1(l Limits) error {
 	return nil
 }
 
+// cpusetV1 gives the group its CPUs, "" for its parent's, before containerd/cgroups
+// fills in what is empty: it would copy the parent's CPUs first, and those the
+// kernel refuses where a sister has one of them exclusively.
+func (g *Group) cpusetV1(cpus string) error {
+	if cpus != "" {
+		if err := write(filepath.Join(g.v1dir("cpuset"), "cpuset.cpus"), cpus); err != nil {
+			return err
+		}
+	}
+	return cgroup1.NewCpuset(Root).Create(g.Path, &specs.LinuxResources{})
+}
+
+// raiseSwapV1 raises the sum of memory and swap ahead of the limit on memory,
+// which may never be above it. containerd/cgroups means to, but has the two in
+// another order since it knows a soft limit.
+func (g *Group) raiseSwapV1(m *specs.LinuxMemory) error {
+	if m == nil || m.Swap == nil {
+		return nil
+	}
+	b, err := os.ReadFile(filepath.Join(g.v1dir("memory"), "memory.memsw.limit_in_bytes"))
+	if err != nil {
+		return err
+	}
+	if now, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err != nil || now >= *m.Swap {
+		return err
+	}
+	return write(filepath.Join(g.v1dir("memory"), "memory.memsw.limit_in_bytes"), strconv.FormatInt(*m.Swap, 10))
+}
+
+// weigh writes the devices' weights to the first of these files whose scheduler
+// the device has: iocost takes 1 to 10000, BFQ 1 to 1000.
+func (g *Group) weigh(dir string, list []IO, files ...string) error {
+	for _, io := range list {
+		if io.Weight == 0 {
+			continue
+		}
+		err := error(unix.ENOENT)
+		for _, file := range files {
+			w := io.Weight
+			if strings.Contains(file, "bfq") {
+				w = min(w, 1000)
+			}
+			err = write(filepath.Join(dir, file), fmt.Sprintf("%d:%d %d", io.Major, io.Minor, w))
+			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EOPNOTSUPP) {
+				break
+			}
+		}
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EOPNOTSUPP) {
+			return fmt.Errorf("io: weight: %w: %s has a scheduler without weights: choose bfq in /sys/block/*/queue/scheduler", ErrMissing, io.Device)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (l Limits) v1(had Limits) *specs.LinuxResources {
-	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: l.CPUs}}
+	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{}}
 	if l.CPUQuota != 0 {
 		q, p := l.quota()
 		r.CPU.Quota, r.CPU.Period = &q, &p
@@ -206,10 +267,6 @@ func (l Limits) v1(had Limits) *specs.LinuxResources {
 			add(&r.BlockIO.ThrottleWriteBpsDevice, io.WriteBPS)
 			add(&r.BlockIO.ThrottleReadIOPSDevice, io.ReadIOPS)
 			add(&r.BlockIO.ThrottleWriteIOPSDevice, io.WriteIOPS)
-			if io.Weight != 0 {
-				w := uint16(min(1000, max(10, io.Weight))) // v1's range
-				r.BlockIO.Weight = &w
-			}
 		}
 	}
 	return r
@@ -238,13 +295,8 @@ func (g *Group) applyV2(l Limits) error {
 	if err := m.Update(l.v2()); err != nil {
 		return explain("", l, err)
 	}
-	for _, io := range l.IO {
-		if io.Weight == 0 {
-			continue
-		}
-		if err := write(filepath.Join(g.dir(g.Tracker), "io.weight"), fmt.Sprintf("%d:%d %d", io.Major, io.Minor, io.Weight)); err != nil {
-			return explain("io", l, err)
-		}
+	if err := g.weigh(g.dir(g.Tracker), l.IO, "io.weight", "io.bfq.weight"); err != nil {
+		return explain("io", l, err)
 	}
 	if l.Exclusive {
 		return g.partition(l.CPUs)
@@ -334,8 +386,6 @@ func explain(controller string, l Limits, err error) error {
 		return fmt.Errorf("memory: max: less than is in use already: %w", err)
 	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("io: device: not a whole disk that the kernel can limit: %w", err)
-	case errors.Is(err, unix.ENOENT) && controller == "blkio":
-		return fmt.Errorf("io: weight: %w: needs the BFQ scheduler", ErrMissing)
 	case errors.Is(err, unix.EINVAL) && controller == "cpuset" && l.Exclusive:
 		return fmt.Errorf("cpu: exclusive: CPUs %s are in another cpuset (see %s/cpuset/*/cpuset.cpus): %w", l.CPUs, Root, err)
 	case errors.Is(err, unix.EINVAL) && controller == "cpuset":

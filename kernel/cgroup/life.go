@@ -168,6 +168,13 @@ func (g *Group) Remove(ctx context.Context) error {
 		return err
 	}
 	var errs []error
+	if g.Unified && g.Limits.Exclusive {
+		// rmdir gives a partition's CPUs back only some time after it has answered.
+		err := write(filepath.Join(g.dir(g.Tracker), "cpuset.cpus.partition"), "member")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, fmt.Errorf("end the partition: %w", err))
+		}
+	}
 	dirs := g.Dirs()
 	for i := len(dirs) - 1; i >= 0; i-- {
 		if err := g.rmdir(ctx, dirs[i]); err != nil {

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"msh/kernel"
+	"msh/kernel/cgroup"
+)
+
+func (a *app) lsCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "ls [LAB]",
+		Short: "list the machines that run",
+		Args:  takes(0, 1, "a lab, or none for all"),
+		RunE: func(c *cobra.Command, args []string) error {
+			rows, err := a.ls(c, args)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(a.stdout, rows)
+			}
+			return tabulate(a.stdout, lsTable(rows))
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "for programs")
+	return c
+}
+
+// listed is a machine in `msh ls`.
+type listed struct {
+	Lab       string  `json:"lab"`
+	Machine   string  `json:"machine"`
+	State     string  `json:"state"`
+	Pid       int     `json:"pid"` // of its init, seen from the host
+	Parent    string  `json:"parent"`
+	Processes uint64  `json:"processes"` // threads included
+	Memory    *uint64 `json:"memory"`    // bytes; null where it is not counted
+	Keep      bool    `json:"keep"`
+}
+
+func (a *app) ls(c *cobra.Command, args []string) ([]listed, error) {
+	h, err := a.rootHost(c)
+	if err != nil {
+		return nil, err
+	}
+	machines, err := h.Machines()
+	if err != nil {
+		return nil, err
+	}
+	rows := []listed{}
+	for _, m := range machines {
+		if len(args) == 0 || m.LabName() == args[0] {
+			rows = append(rows, list(m))
+		}
+		m.Close()
+	}
+	if len(rows) == 0 && len(args) > 0 {
+		return nil, fmt.Errorf("no lab %q", args[0])
+	}
+	return rows, nil
+}
+
+func list(m *kernel.Machine) listed {
+	l := listed{Lab: m.LabName(), Machine: m.Name(), State: m.State(), Pid: m.Pid(), Parent: m.Parent().Name(), Keep: m.Spec().Keep}
+	if s := counters(m); s != nil {
+		l.Processes, l.Memory = s.Pids, s.Memory
+	}
+	return l
+}
+
+// counters are nil for a machine that has ended, perhaps just now.
+func counters(m *kernel.Machine) *cgroup.Stats {
+	s, err := m.Stats()
+	if err != nil {
+		return nil
+	}
+	return s
+}
+
+func lsTable(rows []listed) [][]string {
+	table := [][]string{{"LAB", "MACHINE", "STATE", "PID", "PARENT", "PROCESSES", "MEMORY"}}
+	for _, r := range rows {
+		pid, processes := strconv.Itoa(r.Pid), strconv.FormatUint(r.Processes, 10)
+		if r.State == "dead" {
+			pid, processes = "", ""
+		}
+		table = append(table, []string{r.Lab, r.Machine, r.State, pid, r.Parent, processes, size(r.Memory)})
+	}
+	return table
+}
+
+// size writes bytes as scripts do, in the largest unit that leaves a digit before the point.
+func size(n *uint64) string {
+	if n == nil {
+		return ""
+	}
+	v := float64(*n)
+	for _, unit := range []string{"", "K", "M", "G", "T"} {
+		if v < 1024 || unit == "T" {
+			if unit == "" {
+				return strconv.FormatUint(*n, 10)
+			}
+			return strconv.FormatFloat(v, 'f', 1, 64) + unit
+		}
+		v /= 1024
+	}
+	return ""
+}

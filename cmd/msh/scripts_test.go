@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"msh/kernel"
+)
+
+var update = flag.Bool("update", false, "rewrite the goldens with what msh prints")
+
+// repository is the path from this package to the top.
+const repository = "../.."
+
+// TestMain makes msh of the test binary itself, so that scripts run what is being tested.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"msh": main})
+}
+
+// TestScripts runs testdata/scripts. A script sees the host from outside machines by outside.star, which lies beside it.
+func TestScripts(t *testing.T) {
+	runScripts(t, testscript.Params{
+		Dir:           filepath.Join(repository, "testdata", "scripts"),
+		UpdateScripts: *update,
+	})
+}
+
+// runScripts runs scripts one after the other: they share the host's control groups, and each must leave none.
+func runScripts(t *testing.T, p testscript.Params) {
+	p.Setup = setup
+	p.Condition = condition
+	p.Cmds = map[string]func(*testscript.TestScript, bool, []string){
+		"waitfor": waitFor,
+		"signal":  signalCommand,
+	}
+	p.RequireExplicitExec = true
+	p.RequireUniqueNames = true
+	testscript.RunT(serial{t}, p)
+}
+
+// serial is a testing.T whose tests do not run at the same time.
+type serial struct{ *testing.T }
+
+func (serial) Parallel()     {}
+func (serial) Verbose() bool { return testing.Verbose() }
+func (s serial) Run(name string, f func(testscript.T)) {
+	s.T.Run(name, func(t *testing.T) { f(serial{t}) })
+}
+
+// setup gives a script its own state directory, and checks at its end that it left the host as it was.
+func setup(env *testscript.Env) error {
+	// Not in the work directory, which is closed to other users: a machine's root may be one.
+	state, err := os.MkdirTemp("", "msh-state")
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(state, 0o755); err != nil {
+		return err
+	}
+	env.Defer(func() { os.RemoveAll(state) })
+	env.Setenv("MSH_STATE", state)
+	env.Setenv("HOME", env.WorkDir)
+	outside, err := os.ReadFile(filepath.Join(repository, "testdata", "outside.star"))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(env.WorkDir, "outside.star"), outside, 0o644); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	t := env.T().(serial).T
+	before := onHost()
+	env.Defer(func() {
+		labs, _ := filepath.Glob(filepath.Join(state, "[a-z0-9]*"))
+		if after := settled(before); after != "" || len(labs) > 0 {
+			t.Errorf("left behind: labs %v, host (-before +after):\n%s", labs, after)
+		}
+		// So that one script's fault is not the next one's too.
+		if h, err := kernel.NewHost(state); err == nil {
+			for _, lab := range labs {
+				h.Down(context.Background(), filepath.Base(lab), false)
+			}
+		}
+	})
+	return nil
+}
+
+// onHost is what a script could leave, as text: control groups, mounts, network interfaces, processes of msh's.
+func onHost() []string {
+	var all []string
+	for _, pattern := range []string{"/sys/fs/cgroup/msh.*", "/sys/fs/cgroup/*/msh.*"} {
+		groups, _ := filepath.Glob(pattern)
+		for _, g := range groups {
+			all = append(all, "cgroup "+g)
+		}
+	}
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		f := strings.Fields(line)
+		all = append(all, "mount "+strings.Join(f[3:5], " "))
+	}
+	links, _ := os.ReadDir("/sys/class/net")
+	for _, l := range links {
+		all = append(all, "interface "+l.Name())
+	}
+	self, _ := os.Executable()
+	exes, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, exe := range exes {
+		to, _ := os.Readlink(exe)
+		if strings.Contains(to, "msh-stage0") || strings.HasSuffix(strings.TrimSuffix(to, " (deleted)"), "/bin/msh") || to == self && exe != fmt.Sprintf("/proc/%d/exe", os.Getpid()) {
+			all = append(all, "process "+filepath.Dir(exe)+" "+to)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// settled compares the host with what it was; what ends by itself gets a moment to do so.
+func settled(before []string) (diff string) {
+	for range 100 {
+		if diff = cmp.Diff(before, onHost()); diff == "" {
+			return ""
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return diff
+}
+
+// condition knows [root], [cgroup2], [vm] and [cpus:N].
+func condition(cond string) (bool, error) {
+	switch {
+	case cond == "root":
+		return os.Geteuid() == 0, nil
+	case cond == "cgroup2":
+		h, err := kernel.NewHost("")
+		return err == nil && h.Cgroup.Unified, err
+	case cond == "vm":
+		return os.Getenv("MSH_VM") != "", nil
+	case strings.HasPrefix(cond, "cpus:"):
+		n, err := strconv.Atoi(strings.TrimPrefix(cond, "cpus:"))
+		return runtime.NumCPU() >= n, err
+	}
+	return false, fmt.Errorf("unknown condition %q", cond)
+}
+
+// waitFor is `waitfor FILE`: until it is there.
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: waitfor FILE")
+	}
+	for range 2000 {
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	ts.Fatalf("waitfor %s: not within 20s", args[0])
+}
+
+// signalCommand is `signal NAME PIDFILE`: it sends a signal to the process whose number the file has.
+func signalCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: signal NAME PIDFILE")
+	}
+	sig, ok := map[string]syscall.Signal{"HUP": syscall.SIGHUP, "INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}[args[0]]
+	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[1])))
+	if !ok || err != nil {
+		ts.Fatalf("signal %v: %v", args, err)
+	}
+	ts.Check(syscall.Kill(pid, sig))
+}

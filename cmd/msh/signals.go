@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+)
+
+// interruption is a signal that ended the run: everything is undone, then msh exits with 128 and its number.
+type interruption struct{ syscall.Signal }
+
+func (i interruption) Error() string { return "got " + signalName(i.Signal) }
+
+func signalName(sig syscall.Signal) string {
+	switch sig {
+	case syscall.SIGINT:
+		return "SIGINT"
+	case syscall.SIGTERM:
+		return "SIGTERM"
+	case syscall.SIGHUP:
+		return "SIGHUP"
+	}
+	return sig.String()
+}
+
+// signals turns the first signal that ends msh into the end of a context. The undoing that follows is not ended by
+// further ones: half of it would help nobody. They are told what is going on.
+type signals struct {
+	stderr io.Writer
+	stop   func()
+	// doing says what the undoing is at.
+	doing func() string
+
+	mu  sync.Mutex
+	got syscall.Signal
+}
+
+// watchSignals begins to watch. With prompt a SIGINT is the business of whoever reads the terminal.
+func watchSignals(stderr io.Writer, prompt bool) (context.Context, *signals) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	s := &signals{stderr: stderr, doing: func() string { return "its machines" }}
+	ch := make(chan os.Signal, 8)
+	// A SIGPIPE that is asked for does not kill: a write to a pipe without a reader fails instead, which ends the script
+	// as any error does.
+	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	go func() {
+		for sig := range ch {
+			if sig := sig.(syscall.Signal); sig != syscall.SIGPIPE && !(sig == syscall.SIGINT && prompt) {
+				s.receive(sig, cancel)
+			}
+		}
+	}()
+	s.stop = func() { signal.Stop(ch); close(ch); cancel(nil) }
+	return ctx, s
+}
+
+func (s *signals) receive(sig syscall.Signal, cancel context.CancelCauseFunc) {
+	s.mu.Lock()
+	first := s.got == 0
+	if first {
+		s.got = sig
+	}
+	s.mu.Unlock()
+	if first {
+		cancel(interruption{sig})
+		return
+	}
+	fmt.Fprintf(s.stderr, "msh: %s: still undoing %s; it ends by itself\n", signalName(sig), s.doing())
+}
+
+// interrupted returns the signal that ended the context, if one did.
+func (s *signals) interrupted() (syscall.Signal, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.got, s.got != 0
+}
