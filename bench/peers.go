@@ -34,7 +34,7 @@ func (b *bench) nsenter() (func() (float64, error), error) {
 	if err != nil {
 		return nil, err
 	}
-	return b.timedCommand("", "nsenter", "-t", fmt.Sprint(s.pid), "-a", "true")
+	return b.timedCommand("", "nsenter", "-t", fmt.Sprint(s.pid), "-a", "/bin/true")
 }
 
 func (b *bench) unshare() (func() (float64, error), error) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"sync"
 	"syscall"
 
@@ -111,22 +110,6 @@ func (b *birth) start() (*process, error) {
 		return nil, explainClone(err, b.flags)
 	}
 	return p, nil
-}
-
-// inPidSpace calls f on a thread whose children are born in the PID namespace of
-// the process behind pidfd. The goroutine ends locked to that thread, which so
-// dies and never serves anybody else.
-func inPidSpace(pidfd int, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(pidfd, unix.CLONE_NEWPID); err != nil {
-			done <- fmt.Errorf("enter the PID space: %w", err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
 }
 
 func explainClone(err error, flags uintptr) error {

@@ -1,6 +1,6 @@
 package kernel
 
-import "slices"
+import "sync"
 
 // kind is a row of the table: all that is known of a sort of resource outside
 // its own file.
@@ -50,9 +50,21 @@ func kindOf(name string) *kind {
 	return nil
 }
 
+// rankOf is the place of a kind in the table.
 func rankOf(name string) int {
-	return slices.IndexFunc(kinds(), func(k kind) bool { return k.Name == name })
+	if rank, ok := ranks()[name]; ok {
+		return rank
+	}
+	return -1
 }
+
+var ranks = sync.OnceValue(func() map[string]int {
+	m := map[string]int{}
+	for i, k := range kinds() {
+		m[k.Name] = i
+	}
+	return m
+})
 
 func kindNames() []string {
 	var names []string

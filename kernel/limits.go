@@ -157,6 +157,10 @@ func (m *Machine) limit(l cgroup.Limits) error {
 		if err := m.parent.shelter(missing); err != nil {
 			return err
 		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if missing, _ := m.group.Missing(l); len(missing) > 0 {
 		if err := m.grow(missing, l); err != nil {
 			return err
 		}

@@ -39,7 +39,6 @@ type Machine struct {
 	group    *cgroup.Group // nil for the host
 	saved    unix.Stat_t   // machine.json as last read
 	state    string        // "planned" or "destroyed"; else the kernel is asked
-	exit     *status
 	children []string
 }
 
@@ -360,6 +359,20 @@ func (h *Host) Machines() ([]*Machine, error) {
 	return all, nil
 }
 
+// end kills the machine's processes and waits for its init. The ledger would do
+// so too, but has only the control group to look at, again and again; the pidfd
+// wakes at once. What goes wrong here, the ledger meets again and reports.
+func (m *Machine) end() {
+	if m.pidfd < 0 || m.group.Kill() != nil {
+		return
+	}
+	fds := []unix.PollFd{{Fd: int32(m.pidfd), Events: unix.POLLIN}}
+	unix.Poll(fds, int(teardown.Milliseconds()))
+	if m.mine {
+		reapNow(m.pidfd)
+	}
+}
+
 // Destroy ends the machine and those inside it and takes back all it was given.
 // Destroying twice is no error.
 func (m *Machine) Destroy(ctx context.Context) error {
@@ -383,16 +396,12 @@ func (m *Machine) Destroy(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	m.end()
 	if err := m.host.undoMachine(ctx, m.Dir()); err != nil {
 		return fmt.Errorf("destroy %s: %w", m.Name(), err)
 	}
 	m.mu.Lock()
 	m.state = "destroyed"
-	if m.mine && m.exit == nil {
-		if st, err := reap(m.pidfd); err == nil {
-			m.exit = &st
-		}
-	}
 	m.mu.Unlock()
 	m.close()
 	if m.lab != nil {

@@ -106,6 +106,7 @@ func (s *Steps) relay() {
 	}
 	for _, t := range p.Trees {
 		t.ref = s.Call("open "+t.words(), 0, unix.SYS_OPEN_TREE, stage0.AtCwd, t.Source, openTreeFlags(t.Below))
+		s.Call("keep it from the parent's table", 0, unix.SYS_MOUNT_SETATTR, t.ref, "", atEmptyPath|unix.AT_RECURSIVE, mountAttr(0, unix.MS_PRIVATE, 0), mountAttrSize)
 	}
 	flags := uint64(p.Flags) | unix.CLONE_PARENT | unix.CLONE_PIDFD | uint64(unix.SIGCHLD)
 	words := "clone the machine's init"
@@ -170,7 +171,9 @@ func (s *Steps) minimalInit(state string) {
 	ignore := binary.NativeEndian.AppendUint64(nil, 1) // SIG_IGN
 	s.Call("let the kernel reap", 0, unix.SYS_RT_SIGACTION, int(unix.SIGCHLD), append(ignore, make([]byte, 24)...), 0, sigsetSize)
 	argv, env := []string{"init"}, []string{}
-	if !p.Table {
+	if !p.Table || !p.Spec.Has("root") && p.inUserSpace() {
+		// No mount table of its own, or no directory it surely may enter: the
+		// sealed memory file has to do.
 		s.Call("exec msh's minimal init", 0, unix.SYS_EXECVEAT, imageFD, "", argv, env, atEmptyPath)
 		return
 	}

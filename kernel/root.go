@@ -133,11 +133,6 @@ func (r *Root) Enter(s *Steps) error {
 		s.Call("go there", 0, unix.SYS_FCHDIR, tree)
 	}
 	s.Call("make it the root", 0, unix.SYS_PIVOT_ROOT, ".", ".")
-	if r.Write == "overlay" {
-		// It lies on the old root, which lies on the new one: topmost first. The
-		// overlay keeps its layers.
-		s.Call("let the scratch tmpfs go", 0, unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
-	}
 	s.Call("let the old root go", 0, unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
 	s.Call("go to /", 0, unix.SYS_CHDIR, "/")
 
@@ -191,14 +186,15 @@ const (
 	fsCloexec      = 1
 )
 
-// scratch mounts a tmpfs over the old root and goes there.
+// scratch mounts a tmpfs over the old /proc and goes there. Below the old root it
+// goes with that, in one grace period of RCU; the overlay keeps its layers.
 func (s *Steps) scratch(size int64) {
 	options := []string{"mode", "755"}
 	if size != 0 {
 		options = append(options, "size", fmt.Sprint(size))
 	}
 	mnt := s.detached("tmpfs", 0, options...)
-	s.moveMount("put it over the old root", mnt, "/")
+	s.moveMount("put it over the old /proc", mnt, "/proc")
 	s.Call("go there", 0, unix.SYS_FCHDIR, mnt)
 }
 
@@ -227,16 +223,16 @@ func (s *Steps) setAttr(words string, tree any, attr uint64, below bool) {
 	if below {
 		at |= unix.AT_RECURSIVE
 	}
-	s.Call(words, 0, unix.SYS_MOUNT_SETATTR, tree, "", at, mountAttr(attr, 0), mountAttrSize)
+	s.Call(words, 0, unix.SYS_MOUNT_SETATTR, tree, "", at, mountAttr(attr, 0, 0), mountAttrSize)
 }
 
 const mountAttrSize = 32
 
 // mountAttr lays out struct mount_attr.
-func mountAttr(set uint64, userns int) []byte {
+func mountAttr(set, propagation uint64, userns int) []byte {
 	b := binary.NativeEndian.AppendUint64(nil, set)
 	b = binary.NativeEndian.AppendUint64(b, 0)
-	b = binary.NativeEndian.AppendUint64(b, 0)
+	b = binary.NativeEndian.AppendUint64(b, propagation)
 	return binary.NativeEndian.AppendUint64(b, uint64(userns))
 }
 

@@ -292,6 +292,13 @@ func (t *Tree) open() (int, error) {
 	}
 	fd, err := unix.OpenTree(unix.AT_FDCWD, t.Source, uint(openTreeFlags(t.Below)))
 	if err == nil {
+		// A clone of a shared mount is one more peer of it: what is mounted in the
+		// machine would show up outside, and pivot_root refuses it.
+		attr := &unix.MountAttr{Propagation: unix.MS_PRIVATE}
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr); err != nil {
+			unix.Close(fd)
+			return -1, fmt.Errorf("%s: make the clone of %s private: %w", t.Param, t.Source, err)
+		}
 		return fd, nil
 	}
 	if errors.Is(err, unix.ENOSYS) {
