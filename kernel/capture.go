@@ -159,7 +159,9 @@ func (c *capture) drainAll() error {
 // killGroup kills the process and those of its process group, which every
 // process msh starts leads. The process has not been reaped, so the number is its.
 func (p *process) killGroup() {
-	unix.Kill(-p.pid, unix.SIGKILL)
+	if p.pid > 1 { // -1 would be everybody
+		unix.Kill(-p.pid, unix.SIGKILL)
+	}
 	unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
 }
 

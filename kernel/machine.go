@@ -57,6 +57,7 @@ type record struct {
 func newMachine(l *Lab, parent *Machine, p *Plan) *Machine {
 	self := p.Under
 	self.Name, self.Path, self.Space = p.Spec.Name, p.Group.Path, p.Space()
+	self.Root = self.Root || p.Spec.Has("root")
 	if p.IDs != nil {
 		self.IDs = p.IDs.absolute(p.Under.IDs)
 	}
@@ -163,6 +164,17 @@ func (m *Machine) State() string {
 func (m *Machine) alive() error {
 	if !m.isHost() && m.State() == "dead" {
 		return fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
+	}
+	return nil
+}
+
+// awake is nil while a program can be started in the machine.
+func (m *Machine) awake() error {
+	switch m.State() {
+	case "dead":
+		return fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
+	case "frozen":
+		return withHint(fmt.Errorf("machine %s is frozen: what is started in it would not run", m.Name()), "thaw it first")
 	}
 	return nil
 }

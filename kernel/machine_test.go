@@ -33,7 +33,12 @@ func newHost(t *testing.T) *Host {
 		t.Skip("machines need root")
 	}
 	warmUp(t)
-	h, err := NewHost(filepath.Join(t.TempDir(), "state"))
+	dir := t.TempDir()
+	// As /run/msh, it can be reached by the root of a uidspace.
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h, err := NewHost(filepath.Join(dir, "state"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -124,6 +124,12 @@ func (h *Host) unreserved(parent *Machine) (int64, error) {
 			free -= c.Amount
 		}
 	}
+	// Nor can a machine promise more than it may use.
+	for m := parent; !m.isHost(); m = m.parent {
+		if l, ok := m.spec.find("memory").(*Memory); ok && l.Max != nil {
+			free = min(free, *l.Max)
+		}
+	}
 	return max(free, 0), nil
 }
 

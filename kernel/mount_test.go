@@ -104,3 +104,25 @@ func TestMountWithoutRoot(t *testing.T) {
 	contains(t, refused(t, l, l.Host(), &Mount{Source: "/not/there", Target: dir, Type: "bind"}), "mount: source", `"/not/there"`)
 	contains(t, refused(t, l, l.Host(), &Mount{Target: dir, Type: "nosuchfs"}), "nosuchfs")
 }
+
+// A mount that a machine makes in a shared directory of the host's stays its own.
+func TestMountPropagation(t *testing.T) {
+	l := newLab(t)
+	dir := t.TempDir()
+	for _, d := range []string{"a", "b"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	contains(t, field(t, "/proc/self/mountinfo", strings.Fields(read(t, "/proc/self/mountinfo"))[0]), "shared:")
+	rs := []Resource{&Root{Source: smallRoot(t), Write: "overlay"}, &Mount{Source: dir, Target: "/host", Type: "bind"}}
+	m := fork(t, l, append(rs, &Children{Max: 1})...)
+	sh(t, m, "mount -t tmpfs t /host/a; touch /host/a/x")
+	c := forkIn(t, l, m, &Spec{Resources: []Resource{&Mount{Source: "/host", Target: "/data", Type: "bind"}}})
+	sh(t, c, "mount -t tmpfs t /data/b; touch /data/b/x")
+	for _, path := range []string{filepath.Join(dir, "a/x"), filepath.Join(dir, "b/x"), inside(m, "/host/b/x")} {
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}

@@ -19,6 +19,7 @@ type Under struct {
 	Name  string  // "" for the host
 	Path  string  // of its control group, "" for the host
 	Space uintptr // namespaces of its own, its parents' included (CLONE_NEW*)
+	Root  bool    // whether its root is not the host's
 	Lab   string
 	IDs   []IDMap   // its ids as the host sees them; nil where they are the host's
 	Limit []*Rlimit // its rlimits, its parents' first

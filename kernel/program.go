@@ -156,6 +156,10 @@ func (s *Steps) clean() {
 	s.Call("close all else on exec", 0, unix.SYS_CLOSE_RANGE, 3, uint64(^uint32(0)), closeOnExec)
 }
 
+// coverDir is a directory in the /dev of a machine that may have machines, for
+// those of them that have no root of their own to mount on.
+const coverDir = "/dev/.msh"
+
 // minimalInit goes on as msh's own init. It runs from a copy in the machine's
 // own mount table: a shared file could be written from inside, and a process
 // whose program is a memory file cannot be restored from a checkpoint.
@@ -182,6 +186,11 @@ func (s *Steps) minimalInit(state string) {
 		// The root is the parent's: what msh keeps for the machine is the one
 		// directory that can be covered without hiding anything.
 		dir = state
+		if p.Under.Root {
+			// Of the parent's root msh only knows /dev.
+			dir = coverDir
+			s.Call("make "+dir, stage0.MayFail, unix.SYS_MKDIRAT, stage0.AtCwd, dir, 0o755)
+		}
 		s.Call("mount tmpfs on "+dir, 0, unix.SYS_MOUNT, "msh", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=16k,mode=755")
 	}
 	path := dir + "/.init"

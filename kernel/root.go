@@ -287,6 +287,9 @@ func (s *Steps) populateDev(nodes []stage0.Ref) {
 		{"stdout", "/proc/self/fd/1"}, {"stderr", "/proc/self/fd/2"}, {"ptmx", "pts/ptmx"}} {
 		s.Call("link /dev/"+l.name+" to "+l.to, 0, unix.SYS_SYMLINKAT, l.to, stage0.AtCwd, "/dev/"+l.name)
 	}
+	if p.Spec.Has("children") {
+		s.Call("make "+coverDir, 0, unix.SYS_MKDIRAT, stage0.AtCwd, coverDir, 0o755)
+	}
 	s.Call("make /dev/pts", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "/dev/pts", 0o755)
 	pts := "newinstance,ptmxmode=0666,mode=0620"
 	if p.IDs == nil || hasGroup(p.IDs, 5) {

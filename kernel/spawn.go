@@ -48,6 +48,15 @@ type Process struct {
 	stopped bool          // no restart any more
 	wake    chan struct{} // closed by stop: ends a pause
 	done    chan struct{} // closed when it has ended for good
+
+	far        *supervised  // set where a supervisor has the process
+	onChange   func(report) // in a supervisor: after each start and end
+	mayRestart func() bool
+}
+
+func newProcess(m *Machine, c *Command, log string, restart Restart) *Process {
+	return &Process{m: m, c: c, log: log, restart: restart, wake: make(chan struct{}), done: make(chan struct{}),
+		onChange: func(report) {}, mayRestart: func() bool { return true }}
 }
 
 // Spawn starts a program in the machine and returns. log "" is a file of msh's,
@@ -72,7 +81,10 @@ func (m *Machine) Spawn(ctx context.Context, c *Command, log string, restart Res
 		f.Close()
 		log = f.Name()
 	}
-	p := &Process{m: m, c: c, log: log, restart: restart, wake: make(chan struct{}), done: make(chan struct{})}
+	if m.spec.Keep && restart != RestartNo {
+		return m.spawnSupervised(ctx, c, log, restart)
+	}
+	p := newProcess(m, c, log, restart)
 	if err := p.start(ctx); err != nil {
 		return nil, err
 	}
@@ -115,6 +127,7 @@ func (p *Process) start(ctx context.Context) error {
 	p.running, p.pid = proc, proc.pid
 	p.starts++
 	p.mu.Unlock()
+	p.onChange(report{Pid: proc.pid})
 	begin := time.Now()
 	return watch(proc.pidfd, func() { p.ended(proc, time.Since(begin)) })
 }
@@ -159,20 +172,20 @@ func (p *Process) ended(proc *process, ran time.Duration) {
 	p.mu.Lock()
 	p.last, p.running = st, nil
 	proc.close()
-	again := !p.stopped && (p.restart == RestartAlways || p.restart == RestartOnFailure && st.Code() != 0)
+	again := !p.stopped && p.mayRestart() && (p.restart == RestartAlways || p.restart == RestartOnFailure && st.Code() != 0)
 	if ran > steady {
 		p.starts = 1
 	}
 	pause := min(firstPause<<min(p.starts-1, 10), lastPause)
 	p.mu.Unlock()
 	if !again {
-		close(p.done)
+		p.end()
 		return
 	}
 	go func() {
 		select {
 		case <-p.wake:
-			close(p.done)
+			p.end()
 			return
 		case <-time.After(pause):
 		}
@@ -182,9 +195,18 @@ func (p *Process) ended(proc *process, ran time.Duration) {
 				fmt.Fprintf(f, "msh: restart %s: %v\n", p.c.Argv[0], err)
 				f.Close()
 			}
-			close(p.done)
+			p.end()
 		}
 	}()
+}
+
+// end says that it has ended for good.
+func (p *Process) end() {
+	p.mu.Lock()
+	r := report{Pid: p.pid, Done: true, Code: p.last.Code()}
+	p.mu.Unlock()
+	p.onChange(r)
+	close(p.done)
 }
 
 // stop ends restarts.
@@ -201,10 +223,22 @@ func (p *Process) stop() {
 func (p *Process) Argv() []string { return p.c.Argv }
 
 // Pid is the number of the present process, or of the last one, seen from the host.
-func (p *Process) Pid() int { p.mu.Lock(); defer p.mu.Unlock(); return p.pid }
+func (p *Process) Pid() int {
+	if p.far != nil {
+		r, _ := p.far.read()
+		return r.Pid
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pid
+}
 
 // Alive tells whether it runs, or will be started again.
 func (p *Process) Alive() bool {
+	if p.far != nil {
+		r, err := p.far.read()
+		return err == nil && !r.Done
+	}
 	select {
 	case <-p.done:
 		return false
@@ -215,6 +249,10 @@ func (p *Process) Alive() bool {
 
 // Code is how it ended; ok is false while it runs.
 func (p *Process) Code() (code int, ok bool) {
+	if p.far != nil {
+		r, err := p.far.read()
+		return r.Code, err == nil && r.Done
+	}
 	if p.Alive() {
 		return 0, false
 	}
@@ -225,6 +263,22 @@ func (p *Process) Code() (code int, ok bool) {
 
 // Wait waits for its end, restarts included; timeout 0 is for ever.
 func (p *Process) Wait(ctx context.Context, timeout time.Duration) (int, error) {
+	tooLate := func() error {
+		return fmt.Errorf("wait for %s in %s: still running after %v", strings.Join(p.c.Argv, " "), p.m.Name(), timeout)
+	}
+	if p.far != nil {
+		inner := ctx
+		if timeout > 0 {
+			var cancel context.CancelFunc
+			inner, cancel = context.WithTimeout(ctx, timeout)
+			defer cancel()
+		}
+		code, err := p.far.wait(inner)
+		if err != nil && inner.Err() != nil && ctx.Err() == nil {
+			err = tooLate()
+		}
+		return code, err
+	}
 	var late <-chan time.Time
 	if timeout > 0 {
 		t := time.NewTimer(timeout)
@@ -238,14 +292,16 @@ func (p *Process) Wait(ctx context.Context, timeout time.Duration) (int, error) 
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	case <-late:
-		return 0, fmt.Errorf("wait for %s in %s: still running after %v", strings.Join(p.c.Argv, " "), p.m.Name(), timeout)
+		return 0, tooLate()
 	}
 }
 
 // Kill sends the process a signal. After one that ends it, it is not restarted.
 func (p *Process) Kill(sig unix.Signal) error {
-	switch sig {
-	case unix.SIGTERM, unix.SIGKILL, unix.SIGINT, unix.SIGQUIT, unix.SIGHUP:
+	if p.far != nil {
+		return p.far.kill(sig)
+	}
+	if ends(sig) {
 		p.stop()
 	}
 	p.mu.Lock()
@@ -257,6 +313,15 @@ func (p *Process) Kill(sig unix.Signal) error {
 		return fmt.Errorf("kill %s: %w", p.c.Argv[0], err)
 	}
 	return nil
+}
+
+// ends tells whether a signal is sent to end a program.
+func ends(sig unix.Signal) bool {
+	switch sig {
+	case unix.SIGTERM, unix.SIGKILL, unix.SIGINT, unix.SIGQUIT, unix.SIGHUP:
+		return true
+	}
+	return false
 }
 
 // Log is what it has written so far, standard output and error together.

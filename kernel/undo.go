@@ -20,6 +20,12 @@ func (h *Host) undo(ctx context.Context, e ledger.Entry) error {
 			return err
 		}
 		return g.Remove(ctx)
+	case "supervisor":
+		var w watchman
+		if err := json.Unmarshal(e.Arg, &w); err != nil {
+			return err
+		}
+		return w.dismiss(ctx)
 	case "claim":
 		var c ledger.Claim
 		if err := json.Unmarshal(e.Arg, &c); err != nil {

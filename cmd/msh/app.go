@@ -47,6 +47,7 @@ func commands() []command {
 		{"gc", (*app).gcCommand},
 		{"doc", (*app).docCommand},
 		{"version", (*app).versionCommand},
+		{"supervise", (*app).superviseCommand},
 	}
 }
 
@@ -126,6 +127,12 @@ Without a script it reads one line by line.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
+		PersistentPreRunE: func(c *cobra.Command, args []string) error {
+			if a.dry && c.HasParent() && c.Name() != "up" {
+				return usage(c, "-n goes with a script")
+			}
+			return nil
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			switch {
 			case c.Flags().Changed("code"):

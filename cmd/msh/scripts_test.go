@@ -84,10 +84,15 @@ func setup(env *testscript.Env) error {
 		return nil
 	}
 	t := env.T().(serial).T
-	before := onHost()
+	h := &traces{msh: filepath.SplitList(env.Getenv("PATH"))[0], labs: []string{"msh", "doctor"}}
+	scripts, _ := filepath.Glob(filepath.Join(env.WorkDir, "*.star"))
+	for _, s := range scripts {
+		h.labs = append(h.labs, labName(s))
+	}
+	before := h.find()
 	env.Defer(func() {
 		labs, _ := filepath.Glob(filepath.Join(state, "[a-z0-9]*"))
-		if after := settled(before); after != "" || len(labs) > 0 {
+		if after := h.settled(before); after != "" || len(labs) > 0 {
 			t.Errorf("left behind: labs %v, host (-before +after):\n%s", labs, after)
 		}
 		// So that one script's fault is not the next one's too.
@@ -100,13 +105,22 @@ func setup(env *testscript.Env) error {
 	return nil
 }
 
-// onHost is what a script could leave, as text: control groups, mounts, network interfaces, processes of msh's.
-func onHost() []string {
+// traces knows what a script could leave on the host, and that others may be at work there.
+type traces struct {
+	msh  string   // the directory of the msh under test
+	labs []string // the script's
+}
+
+// find lists them as text: control groups of the labs, mounts, network interfaces, processes of msh's.
+func (h *traces) find() []string {
 	var all []string
 	for _, pattern := range []string{"/sys/fs/cgroup/msh.*", "/sys/fs/cgroup/*/msh.*"} {
 		groups, _ := filepath.Glob(pattern)
 		for _, g := range groups {
-			all = append(all, "cgroup "+g)
+			lab := strings.Split(filepath.Base(g), ".")[1]
+			if slices.ContainsFunc(h.labs, func(l string) bool { return lab == l || strings.HasPrefix(lab, l+"-") }) {
+				all = append(all, "cgroup "+g)
+			}
 		}
 	}
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
@@ -118,11 +132,9 @@ func onHost() []string {
 	for _, l := range links {
 		all = append(all, "interface "+l.Name())
 	}
-	self, _ := os.Executable()
 	exes, _ := filepath.Glob("/proc/[0-9]*/exe")
 	for _, exe := range exes {
-		to, _ := os.Readlink(exe)
-		if strings.Contains(to, "msh-stage0") || strings.HasSuffix(strings.TrimSuffix(to, " (deleted)"), "/bin/msh") || to == self && exe != fmt.Sprintf("/proc/%d/exe", os.Getpid()) {
+		if to, _ := os.Readlink(exe); strings.HasPrefix(to, h.msh+"/") {
 			all = append(all, "process "+filepath.Dir(exe)+" "+to)
 		}
 	}
@@ -131,9 +143,9 @@ func onHost() []string {
 }
 
 // settled compares the host with what it was; what ends by itself gets a moment to do so.
-func settled(before []string) (diff string) {
+func (h *traces) settled(before []string) (diff string) {
 	for range 100 {
-		if diff = cmp.Diff(before, onHost()); diff == "" {
+		if diff = cmp.Diff(before, h.find()); diff == "" {
 			return ""
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -179,7 +191,7 @@ func signalCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	sig, ok := map[string]syscall.Signal{"HUP": syscall.SIGHUP, "INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}[args[0]]
 	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[1])))
-	if !ok || err != nil {
+	if !ok || err != nil || pid <= 1 { // 0 and below are groups, and everybody
 		ts.Fatalf("signal %v: %v", args, err)
 	}
 	ts.Check(syscall.Kill(pid, sig))

@@ -126,30 +126,29 @@ func (g *Group) await(ctx context.Context, key, want string) error {
 
 // Kill ends every process in the group and below; it does not wait for them.
 func (g *Group) Kill() error {
+	if !strings.HasPrefix(g.Path, "/msh.") {
+		return fmt.Errorf("kill cgroup %q: not a machine's", g.Path) // never the root's
+	}
+	dir := g.dir(g.Tracker)
 	if g.V2() {
-		// containerd/cgroups falls back to signals where cgroup.kill is missing
-		// (before 5.14), but for any other error as well: only then is it asked.
-		err := write(filepath.Join(g.dir(g.Tracker), "cgroup.kill"), "1")
+		err := write(filepath.Join(dir, "cgroup.kill"), "1")
 		if err == nil || errors.Is(err, unix.ENODEV) {
 			return nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if unix.Access(g.dir(g.Tracker), unix.F_OK) != nil {
-			return nil
-		}
-		m, err := g.v2()
-		if err != nil {
-			return err
-		}
-		return m.Kill()
 	}
-	// v1 has no kill: freeze, so that no fork gets away, signal, thaw.
-	if unix.Access(g.dir(g.Tracker), unix.F_OK) != nil {
+	// v1, and v2 before 5.14, have no kill: freeze, so that no fork gets away,
+	// signal, thaw.
+	if unix.Access(dir, unix.F_OK) != nil {
 		return nil
 	}
-	if err := write(filepath.Join(g.dir(g.Tracker), "freezer.state"), "FROZEN"); err != nil {
+	file, on, off := "freezer.state", "FROZEN", "THAWED"
+	if g.V2() {
+		file, on, off = "cgroup.freeze", "1", "0"
+	}
+	if err := write(filepath.Join(dir, file), on); err != nil {
 		return err
 	}
 	pids, err := g.Pids()
@@ -158,7 +157,7 @@ func (g *Group) Kill() error {
 			err = errors.Join(err, fmt.Errorf("kill %d: %w", pid, e))
 		}
 	}
-	return errors.Join(err, write(filepath.Join(g.dir(g.Tracker), "freezer.state"), "THAWED"))
+	return errors.Join(err, write(filepath.Join(dir, file), off))
 }
 
 // Remove ends the group's processes, waits for them and removes its directories

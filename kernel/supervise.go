@@ -1,0 +1,217 @@
+package kernel
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/ledger"
+)
+
+// A process that is to be restarted needs somebody who stays awake for it. While
+// its script runs that is the script's msh. In a machine that outlives its script
+// it is a supervisor: one more msh, of its own session, that ends with the
+// process, or with the machine by way of the ledger.
+//
+//	msh                           msh supervise LAB/MACHINE
+//	 order, as JSON ──stdin──────>  writes itself into the ledger, starts the process
+//	 <──────stdout── "ok" or error
+//	 reads spawn-N.json <─────────  writes it at each start and at the end
+//	 writes spawn-N.stop ────────>  looks for it before a restart
+
+// order is what a supervisor is told.
+type order struct {
+	Command *Command
+	Log     string
+	Restart Restart
+	Status  string // the file to write
+}
+
+// report is what a supervisor writes.
+type report struct {
+	Pid  int
+	Done bool
+	Code int
+}
+
+// supervised is the script's side.
+type supervised struct{ status, stop string }
+
+// spawnSupervised starts a supervisor and returns when the process runs.
+func (m *Machine) spawnSupervised(ctx context.Context, c *Command, log string, restart Restart) (*Process, error) {
+	base := strings.TrimSuffix(log, ".log")
+	if filepath.Dir(log) != m.Dir() { // the log is the user's: keep the rest in our own directory
+		f, err := os.CreateTemp(m.Dir(), "spawn-*.log")
+		if err != nil {
+			return nil, err
+		}
+		f.Close()
+		base = strings.TrimSuffix(f.Name(), ".log")
+	}
+	s := &supervised{base + ".json", base + ".stop"}
+	raw, err := json.Marshal(order{c, log, restart, s.status})
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd.Args = []string{"msh", "supervise", m.ID()}
+	cmd.Env = []string{"MSH_STATE=" + m.host.State, "PATH=" + DefaultPath}
+	cmd.Dir = "/"
+	cmd.Stdin = strings.NewReader(string(raw))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start a supervisor: %w", err)
+	}
+	line, _ := bufio.NewReader(out).ReadString('\n')
+	out.Close()
+	if line != "ok\n" {
+		cmd.Process.Kill()
+		cmd.Wait()
+		if line == "" {
+			line = "it ended at once"
+		}
+		return nil, fmt.Errorf("supervise %s in %s: %s", c.Argv[0], m.Name(), strings.TrimSpace(line))
+	}
+	go cmd.Wait() // reap it, if it ends before this msh does
+	return &Process{m: m, c: c, log: log, restart: restart, far: s}, nil
+}
+
+// Supervise is the supervisor: it reads an order, starts the process, answers,
+// and stays until the process has ended for good.
+func (h *Host) Supervise(ctx context.Context, name string, in io.Reader, out io.Writer) error {
+	err := h.supervise(ctx, name, in, out)
+	if err != nil {
+		fmt.Fprintln(out, strings.ReplaceAll(err.Error(), "\n", " "))
+	}
+	return err
+}
+
+func (h *Host) supervise(ctx context.Context, name string, in io.Reader, out io.Writer) error {
+	var o order
+	if err := json.NewDecoder(in).Decode(&o); err != nil {
+		return err
+	}
+	m, err := h.Find(name)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	if m.ledger, err = ledger.Open(filepath.Join(m.Dir(), "ledger")); err != nil {
+		return err
+	}
+	if err := m.ledger.Write("supervisor", watchman{os.Getpid(), startTime(os.Getpid())}); err != nil {
+		return err
+	}
+	stop := strings.TrimSuffix(o.Status, ".json") + ".stop"
+	p := newProcess(m, o.Command, o.Log, o.Restart)
+	p.onChange = func(r report) { writeReport(o.Status, r) }
+	p.mayRestart = func() bool { _, err := os.Stat(stop); return errors.Is(err, fs.ErrNotExist) }
+	if err := p.start(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "ok")
+	if c, ok := out.(io.Closer); ok {
+		c.Close() // whoever waits for the end of the script's output must not wait for this
+	}
+	<-p.done
+	return nil
+}
+
+func writeReport(file string, r report) {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return
+	}
+	// The machine's directory may be gone: then nobody reads it either.
+	if os.WriteFile(file+".new", b, 0o600) == nil {
+		os.Rename(file+".new", file)
+	}
+}
+
+func (s *supervised) read() (report, error) {
+	var r report
+	b, err := os.ReadFile(s.status)
+	if errors.Is(err, fs.ErrNotExist) {
+		return report{Done: true, Code: 137}, nil // gone with its machine
+	}
+	if err != nil {
+		return r, err
+	}
+	return r, json.Unmarshal(b, &r)
+}
+
+func (s *supervised) wait(ctx context.Context) (int, error) {
+	var r report
+	err := poll(ctx, func() (ok bool, err error) {
+		r, err = s.read()
+		return r.Done, err
+	})
+	return r.Code, err
+}
+
+// kill signals the process; after a signal that ends it, it is not restarted.
+func (s *supervised) kill(sig unix.Signal) error {
+	if ends(sig) {
+		if err := os.WriteFile(s.stop, nil, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	r, err := s.read()
+	if err != nil || r.Done || r.Pid == 0 {
+		return err
+	}
+	if err := unix.Kill(r.Pid, sig); err != nil && err != unix.ESRCH {
+		return err
+	}
+	return nil
+}
+
+// watchman is a supervisor as the ledger knows it.
+type watchman struct {
+	Pid   int
+	Start uint64
+}
+
+// dismiss ends a supervisor, if it is still the one that was written down.
+func (w watchman) dismiss(ctx context.Context) error {
+	fd, err := unix.PidfdOpen(w.Pid, 0)
+	if err == unix.ESRCH {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if startTime(w.Pid) != w.Start {
+		return nil
+	}
+	if w.Pid == os.Getpid() {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+		return err
+	}
+	c, err := newCanceller(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	_, err = c.await(ctx, time.Time{}, fd)
+	return err
+}
