@@ -85,7 +85,7 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) error {
 	if err := m.awaitEnd(ctx2); err == nil || ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return m.Kill(ctx, unix.SIGKILL)
+	return m.killRest(ctx)
 }
 
 func (m *Machine) signalInit(sig unix.Signal) error {
@@ -116,6 +116,9 @@ func (m *Machine) awaitEnd(ctx context.Context) error {
 // waited for.
 func (m *Machine) Kill(ctx context.Context, sig unix.Signal) error {
 	if err := m.controllable("kill"); err != nil {
+		if errors.Is(err, ErrDead) && sig == unix.SIGKILL {
+			return m.killRest(ctx)
+		}
 		if errors.Is(err, ErrDead) {
 			return nil
 		}
@@ -123,6 +126,18 @@ func (m *Machine) Kill(ctx context.Context, sig unix.Signal) error {
 	}
 	if sig != unix.SIGKILL {
 		return m.signalAll(sig)
+	}
+	return m.killRest(ctx)
+}
+
+// killRest kills what there is in the machine's group. Without a PID space that
+// may be something even when its init has ended.
+func (m *Machine) killRest(ctx context.Context) error {
+	m.mu.Lock()
+	gone := m.state != "" // and the name of its group may be another machine's
+	m.mu.Unlock()
+	if gone {
+		return nil
 	}
 	if err := m.group.Kill(); err != nil {
 		return err

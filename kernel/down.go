@@ -46,7 +46,6 @@ func (h *Host) Down(ctx context.Context, lab string, idle bool) (removed []strin
 		removed = append(removed, lab+"/"+name)
 	}
 	releaseLab(dir)
-	os.Remove(h.book.Dir)
-	os.Remove(h.State)
+	h.tidy()
 	return removed, errors.Join(errs...)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -119,8 +120,12 @@ func putFile(dir int, name string, mode os.FileMode, write func(io.Writer) error
 			return &fs.PathError{Op: "write", Path: name, Err: errors.New("there is something that is no file")}
 		}
 	}
-	tmp := fmt.Sprintf(".msh-%d-%s", os.Getpid(), name)
-	fd, err := unix.Openat(dir, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC|unix.O_NOFOLLOW, uint32(mode.Perm()))
+	var tmp string
+	fd, err := -1, error(unix.EEXIST)
+	for err == unix.EEXIST || err == unix.EINTR {
+		tmp = fmt.Sprintf(".msh-%d-%d", os.Getpid(), written.Add(1))
+		fd, err = unix.Openat(dir, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC|unix.O_NOFOLLOW, uint32(mode.Perm()))
+	}
 	if err != nil {
 		return &fs.PathError{Op: "create", Path: name, Err: err}
 	}
@@ -141,6 +146,9 @@ func putFile(dir int, name string, mode os.FileMode, write func(io.Writer) error
 	}
 	return nil
 }
+
+// written counts files written, for names that no two of them have.
+var written atomic.Uint64
 
 func modeBits(mode os.FileMode) uint32 {
 	bits := uint32(mode.Perm())

@@ -98,7 +98,14 @@ func (h *Host) Sweep(ctx context.Context, dead bool) (removed []string, err erro
 		removed = append(removed, got...)
 		errs = append(errs, err)
 	}
+	h.tidy()
 	return removed, errors.Join(errs...)
+}
+
+// tidy removes the state directory and the book where nobody uses them any more.
+func (h *Host) tidy() {
+	h.book.Tidy()
+	os.Remove(h.State)
 }
 
 func (h *Host) sweepLab(ctx context.Context, lab string, dead bool) (removed []string, err error) {
@@ -162,7 +169,11 @@ func lockOwner(dir string, create bool) (*os.File, error) {
 			if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 				return nil, err
 			}
-			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			err := os.Mkdir(dir, 0o755)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // the last lab's end removed the one above in between
+			}
+			if err != nil && !errors.Is(err, fs.ErrExist) {
 				return nil, err
 			}
 		}

@@ -40,23 +40,21 @@ func TestInitSize(t *testing.T) {
 // Orphans come to the machine's init, which leaves no zombie.
 func TestInitReaps(t *testing.T) {
 	l := newLab(t)
-	for _, rs := range [][]Resource{nil, {space("pidspace")}} {
-		m := fork(t, l, rs...)
-		inner := sh(t, m, "(sleep 600 >/dev/null 2>&1 & echo $!)")
-		orphan := 0
-		eventually(t, "the orphan has come to init", func() bool {
-			for _, pid := range pidsOf(t, m) {
-				if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && strings.Contains(string(b), "(sleep)") {
-					orphan = pid
-					return statField(b, 1) == uint64(m.Pid())
-				}
+	m := fork(t, l, space("pidspace"))
+	inner := sh(t, m, "(sleep 600 >/dev/null 2>&1 & echo $!)")
+	orphan := 0
+	eventually(t, "the orphan has come to init", func() bool {
+		for _, pid := range pidsOf(t, m) {
+			if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && strings.Contains(string(b), "(sleep)") {
+				orphan = pid
+				return statField(b, 1) == uint64(m.Pid())
 			}
-			return false
-		})
-		sh(t, m, "kill -9 "+inner)
-		eventually(t, "it is reaped", func() bool { return unix.Kill(orphan, 0) == unix.ESRCH })
-		want(t, "state", "running", m.State())
-	}
+		}
+		return false
+	})
+	sh(t, m, "kill -9 "+inner)
+	eventually(t, "it is reaped", func() bool { return unix.Kill(orphan, 0) == unix.ESRCH })
+	want(t, "state", "running", m.State())
 }
 
 // TERM to the minimal init goes to every process.
@@ -160,14 +158,14 @@ func TestInitMissing(t *testing.T) {
 func TestNested(t *testing.T) {
 	l := newLab(t)
 	m := fork(t, l, space("pidspace"), &Uidspace{Size: 200000}, overlay(), &Children{Max: 2})
-	c := forkIn(t, l, m, &Spec{Name: "c", Resources: []Resource{space("pidspace"), &Uidspace{Map: []IDMap{{0, 0, 1000}, {1000, 70000, 10}}}, &Root{Source: "/", Write: "none"}, &Uname{Nodename: "inner"}, &Children{Max: 1}}})
+	c := forkIn(t, l, m, &Spec{Name: "c", Resources: []Resource{space("pidspace"), &Uidspace{Map: []IDMap{{0, 0, 1000}, {70000, 70000, 10}}}, &Root{Source: "/", Write: "none"}, &Uname{Nodename: "inner"}, &Children{Max: 1}}})
 	g := forkIn(t, l, c, &Spec{Name: "g", Resources: []Resource{space("pidspace"), &Timespace{Boottime: 3600e9}}})
 
 	contains(t, c.Groups()[0], m.Groups()[0]+"/")
 	contains(t, g.Groups()[0], c.Groups()[0]+"/")
 	base := m.IDs()[0].Outside
-	want(t, "ids as the host sees them", []IDMap{{0, base, 1000}, {1000, base + 70000, 10}}, c.IDs())
-	want(t, "uid_map from outside", fmt.Sprintf("0 %d 1000 1000 %d 10", base, base+70000), uidMap(t, c))
+	want(t, "ids as the host sees them", []IDMap{{0, base, 1000}, {70000, base + 70000, 10}}, c.IDs())
+	want(t, "uid_map from outside", fmt.Sprintf("0 %d 1000 70000 %d 10", base, base+70000), uidMap(t, c))
 	want(t, "numbers of c's init", 3, len(strings.Fields(field(t, fmt.Sprintf("/proc/%d/status", c.Pid()), "NSpid"))))
 	want(t, "numbers of g's init", 4, len(strings.Fields(field(t, fmt.Sprintf("/proc/%d/status", g.Pid()), "NSpid"))))
 	for _, who := range []struct {

@@ -226,9 +226,7 @@ func (l *Lab) Close(ctx context.Context) error {
 		releaseLab(l.dir())
 		l.lock.Close()
 		l.lock = nil
-		// The last one out: both stay where they are still used.
-		os.Remove(l.host.book.Dir)
-		os.Remove(l.host.State)
+		l.host.tidy()
 	}
 	return errors.Join(errs...)
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -34,6 +35,7 @@ type Machine struct {
 	mine  bool // whether init is this process's child
 
 	setting sync.Mutex // one Set at a time
+	ending  sync.Mutex // one Destroy at a time
 
 	mu       sync.Mutex
 	group    *cgroup.Group // nil for the host
@@ -378,11 +380,32 @@ func (m *Machine) end() {
 	if m.pidfd < 0 || m.group.Kill() != nil {
 		return
 	}
-	fds := []unix.PollFd{{Fd: int32(m.pidfd), Events: unix.POLLIN}}
-	unix.Poll(fds, int(teardown.Milliseconds()))
+	never := &canceller{fd: -1}
+	never.await(context.Background(), time.Now().Add(teardown), m.pidfd)
 	if m.mine {
 		reapNow(m.pidfd)
 	}
+}
+
+// destroyInside destroys the machines inside one that was loaded by name, which
+// no lab of this process knows.
+func (m *Machine) destroyInside(ctx context.Context) error {
+	names, err := m.host.dirs(filepath.Dir(m.Dir()))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		c, err := m.host.load(m.labID, name)
+		if err != nil {
+			continue // half made: a sweep's
+		}
+		if c.parent.ID() == m.ID() {
+			errs = append(errs, c.Destroy(ctx))
+		}
+		c.close()
+	}
+	return errors.Join(errs...)
 }
 
 // Destroy ends the machine and those inside it and takes back all it was given.
@@ -399,12 +422,17 @@ func (m *Machine) Destroy(ctx context.Context) error {
 			}
 		}
 	}
+	m.ending.Lock()
+	defer m.ending.Unlock()
 	m.mu.Lock()
 	if m.state != "" {
 		m.mu.Unlock()
 		return errors.Join(errs...)
 	}
 	m.mu.Unlock()
+	if m.lab == nil {
+		errs = append(errs, m.destroyInside(ctx))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -51,15 +51,6 @@ func (m *Machine) OpenTerminal() (*Terminal, error) {
 // Close closes the master; the machine's end hangs up.
 func (t *Terminal) Close() error { return t.Master.Close() }
 
-// Resize tells the programs on the terminal how large it is, in characters.
-func (t *Terminal) Resize(columns, rows int) error {
-	size := &unix.Winsize{Col: uint16(columns), Row: uint16(rows)}
-	if err := unix.IoctlSetWinsize(int(t.Master.Fd()), unix.TIOCSWINSZ, size); err != nil {
-		return fmt.Errorf("resize the terminal: %w", err)
-	}
-	return nil
-}
-
 // Shell starts a program on the terminal and waits for its end. The master is
 // the caller's to copy to and from.
 func (m *Machine) Shell(ctx context.Context, c *Command, t *Terminal) (int, error) {

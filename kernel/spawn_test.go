@@ -112,7 +112,7 @@ func TestShell(t *testing.T) {
 			b, _ := io.ReadAll(term.Master) // EIO at its end
 			out <- string(b)
 		}()
-		code, err := m.Shell(t.Context(), &Command{Argv: []string{"/bin/sh", "-c", "tty; stty size; ls /dev/pts; [ -t 0 ] && [ -t 2 ] && : > /dev/tty && echo terminal; exit 5"}}, term)
+		code, err := m.Shell(t.Context(), &Command{Argv: []string{"/bin/sh", "-c", "tty; stty size; ls -1 /dev/pts; [ -t 0 ] && [ -t 2 ] && : > /dev/tty && echo terminal; exit 5"}}, term)
 		if err != nil || code != 5 {
 			t.Errorf("%d, %v", code, err)
 		}

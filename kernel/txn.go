@@ -342,6 +342,7 @@ func (t *Txn) cloneRelayed(b *birth, line [2]int) (*Child, error) {
 			err = t.explain(f)
 		}
 		mid.close()
+		t.reapStray()
 		return nil, err
 	}
 	c, err := newCanceller(t.ctx)
@@ -349,10 +350,15 @@ func (t *Txn) cloneRelayed(b *birth, line [2]int) (*Child, error) {
 		return fail(err)
 	}
 	defer c.close()
-	if _, err := c.await(t.ctx, time.Time{}, relay[0]); err != nil {
+	// Its end is not the line's: the child, where it has cloned one, has that too.
+	ready, err := c.await(t.ctx, time.Time{}, relay[0], mid.pidfd)
+	if err != nil {
 		return fail(err)
 	}
 	var ping [1]byte
+	if ready&1 == 0 {
+		return fail(errors.New("the intermediate died"))
+	}
 	if n, err := unix.Read(relay[0], ping[:]); err != nil || n == 0 {
 		return fail(errors.New("the intermediate died"))
 	}
@@ -380,6 +386,24 @@ func (t *Txn) cloneRelayed(b *birth, line [2]int) (*Child, error) {
 	}
 	unix.Close(mid.pidfd)
 	return &Child{child, line[0]}, nil
+}
+
+// reapStray ends a child that the intermediate has cloned but not handed over. It
+// is msh's own: the undoing of the group would kill it, but not reap it.
+func (t *Txn) reapStray() {
+	pids, err := t.plan.Group.Pids()
+	if err != nil {
+		return // the undoing meets it again
+	}
+	for _, pid := range pids {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue
+		}
+		unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		reap(fd)
+		unix.Close(fd)
+	}
 }
 
 // fork is the step of the program that clones the child.

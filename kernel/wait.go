@@ -54,8 +54,12 @@ func waitid(pidfd, options int) (status, error) {
 // ended tells whether the process behind a pidfd, anybody's child, has ended.
 func ended(pidfd int) bool {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, 0)
-	return err == nil && n > 0
+	for {
+		n, err := unix.Poll(fds, 0)
+		if err != unix.EINTR { // which it can be although it does not wait
+			return err == nil && n > 0
+		}
+	}
 }
 
 // canceller turns the end of a context into a readable descriptor, for poll(2).

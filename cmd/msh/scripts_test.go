@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -91,18 +92,33 @@ func setup(env *testscript.Env) error {
 	}
 	before := h.find()
 	env.Defer(func() {
-		labs, _ := filepath.Glob(filepath.Join(state, "[a-z0-9]*"))
+		labs := labsIn(state)
 		if after := h.settled(before); after != "" || len(labs) > 0 {
 			t.Errorf("left behind: labs %v, host (-before +after):\n%s", labs, after)
 		}
-		// So that one script's fault is not the next one's too.
-		if h, err := kernel.NewHost(state); err == nil {
-			for _, lab := range labs {
-				h.Down(context.Background(), filepath.Base(lab), false)
-			}
-		}
+		endLabs(state)
 	})
 	return nil
+}
+
+// labsIn lists the labs that have something in a state directory.
+func labsIn(state string) (labs []string) {
+	dirs, _ := filepath.Glob(filepath.Join(state, "[a-z0-9]*"))
+	for _, d := range dirs {
+		labs = append(labs, filepath.Base(d))
+	}
+	return labs
+}
+
+// endLabs ends what is left, so that one test's fault is not the next one's too.
+func endLabs(state string) {
+	h, err := kernel.NewHost(state)
+	if err != nil {
+		return
+	}
+	for _, lab := range labsIn(state) {
+		h.Down(context.Background(), lab, false)
+	}
 }
 
 // traces knows what a script could leave on the host, and that others may be at work there.
@@ -153,7 +169,8 @@ func (h *traces) settled(before []string) (diff string) {
 	return diff
 }
 
-// condition knows [root], [cgroup2], [vm] and [cpus:N].
+// condition knows [root], [cgroup2], [vm], [cpus:N], and [shift]: whether the owners of the host's root can be shifted
+// into a uidspace, which a root on tmpfs before Linux 6.3, or on an overlay, does not allow.
 func condition(cond string) (bool, error) {
 	switch {
 	case cond == "root":
@@ -161,6 +178,8 @@ func condition(cond string) (bool, error) {
 	case cond == "cgroup2":
 		h, err := kernel.NewHost("")
 		return err == nil && h.Cgroup.Unified, err
+	case cond == "shift":
+		return shifts(), nil
 	case cond == "vm":
 		return os.Getenv("MSH_VM") != "", nil
 	case strings.HasPrefix(cond, "cpus:"):
@@ -169,6 +188,20 @@ func condition(cond string) (bool, error) {
 	}
 	return false, fmt.Errorf("unknown condition %q", cond)
 }
+
+// shifts is what the doctor says, asked once.
+var shifts = sync.OnceValue(func() bool {
+	state, err := os.MkdirTemp("", "msh-state")
+	if err != nil {
+		return false
+	}
+	defer os.RemoveAll(state)
+	if os.Chmod(state, 0o755) != nil {
+		return false
+	}
+	h, err := kernel.NewHost(state)
+	return err == nil && slices.ContainsFunc(h.Doctor(context.Background()), func(f kernel.Finding) bool { return f.Name == "shifted owners" && f.OK })
+})
 
 // waitFor is `waitfor FILE`: until it is there.
 func waitFor(ts *testscript.TestScript, neg bool, args []string) {

@@ -154,3 +154,15 @@ func (b *Book) Release(c Claim) error {
 	}
 	return os.Remove(file)
 }
+
+// Tidy removes the book if it is empty. That too needs the lock: whoever has it
+// is about to write.
+func (b *Book) Tidy() {
+	if _, err := os.Stat(b.Dir); err != nil {
+		return
+	}
+	if unlock, err := b.Lock(); err == nil {
+		os.Remove(b.Dir)
+		unlock()
+	}
+}
