@@ -94,7 +94,7 @@ func (s *Session) rfork(c *interp.Call) (starlark.Value, error) {
 		spec.Init = argv
 	}
 	if s.dry {
-		return s.plan(parent, spec, list, fn)
+		return s.plan(c, parent, spec, list, fn)
 	}
 	m, err := s.lab.Fork(c.Context(), parent.m, spec)
 	if err != nil {
@@ -114,8 +114,8 @@ func (s *Session) rfork(c *interp.Call) (starlark.Value, error) {
 	return v, nil
 }
 
-// plan prints what would be done.
-func (s *Session) plan(parent *Machine, spec *kernel.Spec, list starlark.Iterable, fn starlark.Callable) (starlark.Value, error) {
+// plan prints what would be done, an init function's part included.
+func (s *Session) plan(c *interp.Call, parent *Machine, spec *kernel.Spec, list starlark.Iterable, fn starlark.Callable) (starlark.Value, error) {
 	p, err := s.lab.Plan(parent.m, spec)
 	if err != nil {
 		return nil, err
@@ -126,7 +126,9 @@ func (s *Session) plan(parent *Machine, spec *kernel.Spec, list starlark.Iterabl
 	v := s.value(s.lab.Planned(parent.m, p))
 	v.given = list
 	if fn != nil {
-		fmt.Fprintf(s.out, "  then call %s(%s)\n", fn.Name(), v.Name())
+		if _, err := c.Interp().CallFn(c.Context(), fn, v); err != nil {
+			return nil, fmt.Errorf("machine %s: init: %w", v.Name(), err)
+		}
 	}
 	return v, nil
 }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"msh/kernel/cgroup"
 	"msh/kernel/ledger"
 )
@@ -117,6 +119,11 @@ func (m *Machine) confine(claims []ledger.Claim, less bool) error {
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // being destroyed
+	}
+	if errors.Is(err, unix.EINVAL) && len(rest) > len(had) {
+		// Another's cpuset, not of this state directory, has one of those CPUs
+		// exclusively: the machine stays where it is.
+		return nil
 	}
 	return err
 }

@@ -38,7 +38,7 @@ func (c *CPU) Validate() error {
 	case c.Weight != 0 && (c.Weight < 1 || c.Weight > 10000):
 		return bad("cpu", "weight", c.Weight, "1 to 10000")
 	case c.Set != nil && len(c.Set) == 0:
-		return bad("cpu", "set", "no CPU", "at least one")
+		return &ParamError{Kind: "cpu", Param: "set", Got: "no CPU", Want: "at least one"}
 	case c.Exclusive && c.Set == nil:
 		return &ParamError{Kind: "cpu", Param: "exclusive", Got: "True without set", Want: "the CPUs to have alone", Mend: `cpu(set="1", exclusive=True)`}
 	}

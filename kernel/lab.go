@@ -155,6 +155,9 @@ func (l *Lab) Plan(parent *Machine, spec *Spec) (*Plan, error) {
 func (l *Lab) Planned(parent *Machine, p *Plan) *Machine {
 	m := newMachine(l, parent, p)
 	m.state = "planned"
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.machines = append(l.machines, m)
 	return m
 }
 
@@ -212,7 +215,7 @@ func (l *Lab) forget(m *Machine) {
 func (l *Lab) Close(ctx context.Context) error {
 	var errs []error
 	for _, m := range slices.Backward(l.Machines()) {
-		if m.spec.Keep {
+		if m.spec.Keep || m.state == "planned" {
 			m.close()
 			continue
 		}

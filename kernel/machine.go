@@ -135,6 +135,19 @@ func (m *Machine) within(id string) bool {
 	return false
 }
 
+// holds tells whether the machine of that ID is one inside m.
+func (m *Machine) holds(id string) bool {
+	if m.lab == nil {
+		return false
+	}
+	for _, o := range m.lab.Machines() {
+		if o.ID() == id {
+			return o != m && o.within(m.ID())
+		}
+	}
+	return false
+}
+
 // under is what a plan needs to know of m as a parent.
 func (m *Machine) under() Under {
 	u := m.self

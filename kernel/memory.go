@@ -124,11 +124,19 @@ func (h *Host) unreserved(parent *Machine) (int64, error) {
 			free -= c.Amount
 		}
 	}
-	// Nor can a machine promise more than it may use.
+	// Nor can the machines inside one be promised more than it may use.
 	for m := parent; !m.isHost(); m = m.parent {
-		if l, ok := m.spec.find("memory").(*Memory); ok && l.Max != nil {
-			free = min(free, *l.Max)
+		l, ok := m.spec.find("memory").(*Memory)
+		if !ok || l.Max == nil {
+			continue
 		}
+		left := *l.Max
+		for _, c := range claims {
+			if m.holds(c.Owner) {
+				left -= c.Amount
+			}
+		}
+		free = min(free, left)
 	}
 	return max(free, 0), nil
 }

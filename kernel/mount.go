@@ -72,7 +72,7 @@ func (m *Mount) Validate() error {
 	}
 	for _, o := range m.Options {
 		if m.Type == "bind" && flagNamed(o) == nil && o != "rbind" && o != "idmap" {
-			return bad("mount", "options", o, "for a bind mount, any of ro rw nosuid nodev noexec noatime nosymfollow rbind idmap")
+			return bad("mount", "options", o, "for a bind mount one of ro rw nosuid nodev noexec noatime nosymfollow rbind idmap")
 		}
 		if strings.ContainsAny(o, "\x00\n") {
 			return bad("mount", "options", o, "text of one line")

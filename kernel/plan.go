@@ -53,28 +53,6 @@ type Steps struct {
 	Plan *Plan
 }
 
-// A Tree is a file or directory of the parent's that will be mounted in the
-// machine. Whoever stands in the parent's mount table clones it (open_tree), so
-// that the machine needs no path of the parent's.
-type Tree struct {
-	FD     stage0.FD
-	Source string
-	Param  string // for errors: "root: source"
-	Below  bool   // with the mounts below it
-	IDs    bool   // its owners shifted into the machine's uidspace
-	Dir    bool   // must be a directory
-	ref    stage0.Ref
-}
-
-// Arg is the tree as an argument of a system call: a descriptor handed over by
-// msh, or where an intermediate opened it, that step's result.
-func (t *Tree) Arg(p *Plan) any {
-	if p.relayed() {
-		return t.ref
-	}
-	return t.FD
-}
-
 // NewPlan plans a machine. state is the directory msh will keep for it.
 func NewPlan(spec *Spec, under Under, host *cgroup.Host, state string) (*Plan, error) {
 	if err := spec.Validate(); err != nil {
@@ -202,15 +180,4 @@ func claimWords(c ledger.Claim) string {
 		return "CPU " + c.Name
 	}
 	return c.Kind + " " + c.Name
-}
-
-func (t *Tree) words() string {
-	w := t.Source
-	if t.Below {
-		w += " and what is mounted below it"
-	}
-	if t.IDs {
-		w += ", owners shifted"
-	}
-	return w
 }

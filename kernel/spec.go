@@ -73,7 +73,7 @@ func (s *Spec) Validate() error {
 		}
 	}
 	if s.Init != nil && (len(s.Init) == 0 || s.Init[0] == "") {
-		return bad("machine_rfork", "init", "an empty list", "the program and its arguments")
+		return &ParamError{Kind: "machine_rfork", Param: "init", Got: "an empty list", Want: "the program and its arguments"}
 	}
 	seen := map[string]bool{}
 	for _, r := range s.Resources {

@@ -23,6 +23,9 @@ const maxOffset = 100 * 365 * 24 * time.Hour
 // Validate checks the offsets. That a clock would go below zero, only the kernel
 // can tell (ERANGE).
 func (t *Timespace) Validate() error {
+	if t.Boottime == 0 && t.Monotonic == 0 {
+		return bad("timespace", "", nil, "want boottime, monotonic or both, other than 0")
+	}
 	for _, f := range []struct {
 		name string
 		d    time.Duration

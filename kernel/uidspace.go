@@ -26,6 +26,8 @@ type Uidspace struct {
 // IDMap maps Size ids from Inside on to the parent's from Outside on.
 type IDMap struct{ Inside, Outside, Size uint32 }
 
+func (m IDMap) String() string { return fmt.Sprintf("(%d, %d, %d)", m.Inside, m.Outside, m.Size) }
+
 // IDs are the maps of a machine being planned.
 type IDs struct {
 	Free bool    // Maps[0].Outside is to be found by the Txn
@@ -65,17 +67,17 @@ func (u *Uidspace) Validate() error {
 			return bad("uidspace", "map", nil, "either map, or base and size")
 		}
 		if len(u.Map) == 0 || len(u.Map) > 340 {
-			return bad("uidspace", "map", fmt.Sprintf("%d entries", len(u.Map)), "1 to 340 of (inside, outside, size)")
+			return bad("uidspace", "map", len(u.Map), "1 to 340 entries (inside, outside, size)")
 		}
 		root := false
 		for i, m := range u.Map {
 			if m.Size == 0 || uint64(m.Inside)+uint64(m.Size) > 1<<32-1 || uint64(m.Outside)+uint64(m.Size) > 1<<32-1 {
-				return bad("uidspace", "map", fmt.Sprint(m), "ranges of at least one id that end below 4294967295")
+				return bad("uidspace", "map", m, "ranges of at least one id that end below 4294967295")
 			}
 			root = root || m.Inside == 0
 			for _, o := range u.Map[:i] {
 				if overlap(m.Inside, m.Size, o.Inside, o.Size) || overlap(m.Outside, m.Size, o.Outside, o.Size) {
-					return bad("uidspace", "map", fmt.Sprintf("%v and %v", o, m), "ranges that do not overlap")
+					return &ParamError{Kind: "uidspace", Param: "map", Got: fmt.Sprintf("%v and %v", o, m), Want: "ranges that do not overlap"}
 				}
 			}
 		}
