@@ -164,6 +164,7 @@ func lockOwner(dir string, create bool) (*os.File, error) {
 		flags |= unix.O_CREAT
 	}
 	path := filepath.Join(dir, ownerFile)
+	deadline := time.Now().Add(time.Second)
 	for {
 		if create {
 			if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
@@ -190,11 +191,17 @@ func lockOwner(dir string, create bool) (*os.File, error) {
 			return nil, err
 		}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			alive := ownerAlive(f)
 			f.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
+			switch {
+			case !errors.Is(err, unix.EWOULDBLOCK):
+				return nil, fmt.Errorf("lock %s: %w", path, err)
+			case alive || time.Now().After(deadline):
 				return nil, errOwned
 			}
-			return nil, fmt.Errorf("lock %s: %w", path, err)
+			// A child that the owner had not yet seen execute holds it a moment more.
+			time.Sleep(time.Millisecond)
+			continue
 		}
 		// The file may have been removed between open and lock.
 		var a, b unix.Stat_t
@@ -206,6 +213,18 @@ func lockOwner(dir string, create bool) (*os.File, error) {
 			return nil, errOwned
 		}
 	}
+}
+
+// ownerAlive tells whether the msh that an owner file names is running. It has
+// written its name there once it had the lock.
+func ownerAlive(f *os.File) bool {
+	var pid int
+	var start uint64
+	var boot string
+	if n, _ := fmt.Fscan(f, &pid, &start, &boot); n < 3 {
+		return true
+	}
+	return boot == bootID() && startTime(pid) == start
 }
 
 // undoMachine undoes everything in the ledger of a machine's directory and

@@ -77,6 +77,8 @@ func (a *app) runScript(s script) error {
 	if a.lab != "" {
 		s.lab = a.lab
 	}
+	ctx, signals := watchSignals(a.stderr, s.prompt)
+	defer signals.stop()
 	session, err := builtins.New(builtins.Options{Host: h, Lab: s.lab, Up: s.up, Dry: a.dry, Stdout: a.stdout})
 	if err != nil {
 		return err
@@ -91,13 +93,12 @@ func (a *app) runScript(s script) error {
 		Values: session.Values(),
 		Stdlib: stdlib.FS,
 	})
-	ctx, signals := watchSignals(a.stderr, s.prompt)
-	defer signals.stop()
-	signals.doing = func() string { return undoing(session) }
+	signals.undoing(func() string { return undoing(session) })
 	if !a.dry {
 		a.sweep(ctx, h)
 	}
 
+	<-signals.ready
 	err = s.run(ctx, in)
 	undo := context.WithoutCancel(ctx)
 	failed := err != nil

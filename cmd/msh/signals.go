@@ -32,35 +32,38 @@ func signalName(sig syscall.Signal) string {
 type signals struct {
 	stderr io.Writer
 	stop   func()
-	// doing says what the undoing is at.
-	doing func() string
+	// ready is closed once they are watched: that takes a thread and a moment, which need not be waited for before
+	// there is something to undo.
+	ready chan struct{}
 
-	mu  sync.Mutex
-	got syscall.Signal
+	mu    sync.Mutex
+	got   syscall.Signal
+	doing func() string
 }
 
 // watchSignals begins to watch. With prompt a SIGINT is the business of whoever reads the terminal.
 func watchSignals(stderr io.Writer, prompt bool) (context.Context, *signals) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	s := &signals{stderr: stderr, doing: func() string { return "its machines" }}
+	s := &signals{stderr: stderr, doing: func() string { return "its machines" }, ready: make(chan struct{})}
 	ch := make(chan os.Signal, 8)
-	// A SIGPIPE that is asked for does not kill: a write to a pipe without a reader fails instead, which ends the script
-	// as any error does.
-	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	go func() {
+		// A SIGPIPE that is asked for does not kill: a write to a pipe without a reader fails instead, which ends the
+		// script as any error does.
+		signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+		close(s.ready)
 		for sig := range ch {
 			if sig := sig.(syscall.Signal); sig != syscall.SIGPIPE && !(sig == syscall.SIGINT && prompt) {
 				s.receive(sig, cancel)
 			}
 		}
 	}()
-	s.stop = func() { signal.Stop(ch); close(ch); cancel(nil) }
+	s.stop = func() { <-s.ready; signal.Stop(ch); close(ch); cancel(nil) }
 	return ctx, s
 }
 
 func (s *signals) receive(sig syscall.Signal, cancel context.CancelCauseFunc) {
 	s.mu.Lock()
-	first := s.got == 0
+	first, doing := s.got == 0, s.doing
 	if first {
 		s.got = sig
 	}
@@ -69,7 +72,14 @@ func (s *signals) receive(sig syscall.Signal, cancel context.CancelCauseFunc) {
 		cancel(interruption{sig})
 		return
 	}
-	fmt.Fprintf(s.stderr, "msh: %s: still undoing %s; it ends by itself\n", signalName(sig), s.doing())
+	fmt.Fprintf(s.stderr, "msh: %s: still undoing %s; it ends by itself\n", signalName(sig), doing())
+}
+
+// undoing sets what says what the undoing is at.
+func (s *signals) undoing(f func() string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doing = f
 }
 
 // interrupted returns the signal that ended the context, if one did.

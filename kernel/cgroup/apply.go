@@ -95,7 +95,8 @@ func (g *Group) Missing(l Limits) (controllers, dirs []string) {
 func (g *Group) Grow(controllers []string, l Limits) error {
 	for _, c := range controllers {
 		d := g.v1dir(c)
-		if err := unix.Mkdir(d, 0o755); err != nil {
+		// It may be there: whoever was growing the group before may have died of it.
+		if err := unix.Mkdir(d, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("mkdir %s: %w", d, err)
 		}
 		g.V1 = append(g.V1, c)
@@ -182,6 +183,15 @@ func (g *Group) cpusetV1(cpus string) error {
 		}
 	}
 	return cgroup1.NewCpuset(Root).Create(g.Path, &specs.LinuxResources{})
+}
+
+// CPUs are those that the group's v1 cpuset has now, whatever its limits say.
+func (g *Group) CPUs() ([]int, error) {
+	b, err := os.ReadFile(filepath.Join(g.v1dir("cpuset"), "cpuset.cpus"))
+	if err != nil {
+		return nil, err
+	}
+	return ParseCPUs(string(b))
 }
 
 // raiseSwapV1 raises the sum of memory and swap ahead of the limit on memory,

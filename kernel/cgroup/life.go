@@ -163,9 +163,6 @@ func (g *Group) Kill() error {
 // Remove ends the group's processes, waits for them and removes its directories
 // and those that its processes made below them. What is gone already is no error.
 func (g *Group) Remove(ctx context.Context) error {
-	if err := g.Kill(); err != nil {
-		return err
-	}
 	var errs []error
 	if g.Unified && g.Limits.Exclusive {
 		// rmdir gives a partition's CPUs back only some time after it has answered.
@@ -183,8 +180,8 @@ func (g *Group) Remove(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// rmdir retries while the kernel still counts dying processes, and kills again
-// what was on its way in when the group was killed first.
+// rmdir removes a directory; what keeps it busy is killed, and again while the
+// kernel still counts the dying, since something may have been on its way in.
 func (g *Group) rmdir(ctx context.Context, dir string) error {
 	for nap := 20 * time.Microsecond; ; nap = min(2*nap, 10*time.Millisecond) {
 		err := unix.Rmdir(dir)
@@ -194,17 +191,15 @@ func (g *Group) rmdir(ctx context.Context, dir string) error {
 		case err != unix.EBUSY && err != unix.ENOTEMPTY:
 			return fmt.Errorf("rmdir %s: %w", dir, err)
 		}
+		if err := g.Kill(); err != nil {
+			return err
+		}
+		removeBelow(dir)
 		select {
 		case <-ctx.Done():
 			pids, _ := pidsBelow(dir)
 			return fmt.Errorf("rmdir %s: still in use by processes %v: %w", dir, pids, ctx.Err())
 		case <-time.After(nap):
-		}
-		if nap > time.Millisecond {
-			if err := g.Kill(); err != nil {
-				return err
-			}
-			removeBelow(dir)
 		}
 	}
 }

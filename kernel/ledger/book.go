@@ -80,6 +80,9 @@ func (b *Book) lock() (int, error) {
 
 func (b *Book) file(kind, name string) string { return filepath.Join(b.Dir, kind+"-"+name) }
 
+// half is the file that a claim is written to before it is one.
+func (b *Book) half() string { return filepath.Join(b.Dir, ".new") }
+
 // Claims lists the claims of one kind, or all for "".
 func (b *Book) Claims(kind string) ([]Claim, error) {
 	entries, err := os.ReadDir(b.Dir)
@@ -132,11 +135,10 @@ func (b *Book) Take(c Claim) (holder Claim, err error) {
 		return c, err
 	}
 	// Renamed into place: a claim is whole or not there.
-	tmp := filepath.Join(b.Dir, ".new")
-	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
+	if err := os.WriteFile(b.half(), raw, 0o600); err != nil {
 		return c, err
 	}
-	return c, os.Rename(tmp, file)
+	return c, os.Rename(b.half(), file)
 }
 
 // Release takes a claim back, if it is still its owner's. It needs the lock.
@@ -155,13 +157,14 @@ func (b *Book) Release(c Claim) error {
 	return os.Remove(file)
 }
 
-// Tidy removes the book if it is empty. That too needs the lock: whoever has it
-// is about to write.
+// Tidy removes the book if it is empty, but for the half-written claim of a writer
+// that died. That too needs the lock: whoever has it is about to write.
 func (b *Book) Tidy() {
 	if _, err := os.Stat(b.Dir); err != nil {
 		return
 	}
 	if unlock, err := b.Lock(); err == nil {
+		os.Remove(b.half())
 		os.Remove(b.Dir)
 		unlock()
 	}
