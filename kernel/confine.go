@@ -101,18 +101,18 @@ func (m *Machine) confine(claims []ledger.Claim, less bool) error {
 	rest := slices.DeleteFunc(slices.Clone(all), func(cpu int) bool {
 		return slices.ContainsFunc(claims, func(c ledger.Claim) bool { return c.Name == strconv.Itoa(cpu) && !m.within(c.Owner) })
 	})
-	had, err := cgroup.ParseCPUs(m.group.Limits.CPUs)
-	if err != nil {
-		had = all // not confined so far
-	}
-	if less && len(rest) >= len(had) {
-		return nil
+	// The kernel's word, not the record's: an msh may have died between the two.
+	had, err := m.group.CPUs()
+	confined := err == nil && len(had) > 0
+	if !confined {
+		had = all
 	}
 	in := slices.Contains(m.group.V1, "cpuset")
-	want := cgroup.Limits{CPUs: cgroup.FormatCPUs(rest)}
-	if !in && len(rest) == len(all) || in && m.group.Limits.CPUs == want.CPUs {
+	switch {
+	case less && len(rest) >= len(had), !confined && len(rest) == len(all), confined && in && slices.Equal(had, rest):
 		return nil
 	}
+	want := cgroup.Limits{CPUs: cgroup.FormatCPUs(rest)}
 	err = m.limit(want)
 	if err == nil {
 		err = m.save()

@@ -42,7 +42,7 @@
 //	                                         the kinds' steps: root, mounts, names, …
 //	                                         leave the session, keyring, umask, signals
 //	sync closes <─────────────────────────── execve init (descriptors close)
-//	write machine.json
+//	ledger: the machine is up
 //
 // When a step fails, the child writes its number and errno into the list and
 // exits; sync closes then too, and msh looks at the list to tell the two apart.

@@ -29,7 +29,7 @@ const teardown = 10 * time.Second
 //
 //	/run/msh/.book/         one file per claim
 //	/run/msh/LAB/.owner     locked by the msh that runs the lab
-//	/run/msh/LAB/MACHINE/   ledger, machine.json (once it is up), logs
+//	/run/msh/LAB/MACHINE/   ledger, logs
 type Host struct {
 	State  string
 	Cgroup *cgroup.Host

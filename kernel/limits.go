@@ -4,14 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"msh/kernel/cgroup"
-	"msh/kernel/ledger"
 )
 
 // Pids limits how many tasks a machine may have.
@@ -171,16 +169,9 @@ func (m *Machine) limit(l cgroup.Limits) error {
 // grow puts the machine into v1 hierarchies that it is not in. The caller has m
 // to itself or holds m.mu, and saves it.
 func (m *Machine) grow(controllers []string, l cgroup.Limits) error {
-	if m.ledger == nil {
-		led, err := ledger.Open(filepath.Join(m.Dir(), "ledger"))
-		if err != nil {
-			return err
-		}
-		m.ledger = led
-	}
 	grown := *m.group
 	grown.V1 = slices.Concat(grown.V1, controllers)
-	if err := m.ledger.Write("cgroup", grown); err != nil {
+	if err := m.write("cgroup", grown); err != nil {
 		return err
 	}
 	return m.group.Grow(controllers, l)

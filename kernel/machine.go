@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -39,13 +38,12 @@ type Machine struct {
 
 	mu       sync.Mutex
 	group    *cgroup.Group // nil for the host
-	saved    unix.Stat_t   // machine.json as last read
+	saved    unix.Stat_t   // the ledger as last read
 	state    string        // "planned" or "destroyed"; else the kernel is asked
 	children []string
 }
 
-// record is machine.json: what another process needs for a handle. That it is
-// there says that the machine was brought up whole.
+// record is what another process needs for a handle.
 type record struct {
 	Spec   *Spec
 	Parent string // a machine of the lab, "" for the host
@@ -231,28 +229,36 @@ func (m *Machine) Children() []string {
 // Dir is where msh keeps what it knows of the machine.
 func (m *Machine) Dir() string { return filepath.Join(m.host.State, m.labID, m.spec.Name) }
 
-func (m *Machine) recordFile() string { return filepath.Join(m.Dir(), "machine.json") }
+func (m *Machine) ledgerFile() string { return filepath.Join(m.Dir(), "ledger") }
 
-// save writes machine.json, whole or not at all. The caller has m to itself or
-// holds m.mu.
+// save writes the record into the ledger, where the last one counts. The caller
+// has m to itself or holds m.mu.
 func (m *Machine) save() error {
 	r := record{Spec: m.spec, Pid: m.pid, Start: m.start, Boot: bootID(), Self: m.self, Group: m.group}
 	if !m.parent.isHost() {
 		r.Parent = m.parent.Name()
 	}
-	b, err := json.Marshal(r)
-	if err != nil {
+	if err := m.write(recordOp, r); err != nil {
 		return err
 	}
-	tmp := m.recordFile() + ".new"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, m.recordFile()); err != nil {
-		return err
-	}
-	return unix.Stat(m.recordFile(), &m.saved)
+	return unix.Stat(m.ledgerFile(), &m.saved)
 }
+
+// write writes into the ledger, which a handle loaded by name opens only now.
+func (m *Machine) write(op string, arg any) error {
+	if m.ledger == nil {
+		l, err := ledger.Open(m.ledgerFile())
+		if err != nil {
+			return err
+		}
+		m.ledger = l
+	}
+	return m.ledger.Write(op, arg)
+}
+
+// recordOp is the entry of a ledger that undoes nothing, but says that the
+// machine was brought up whole.
+const recordOp = "machine"
 
 // load makes a handle for a machine that another msh has made.
 func (h *Host) load(lab, name string) (*Machine, error) {
@@ -282,16 +288,23 @@ func (h *Host) load(lab, name string) (*Machine, error) {
 	return m, nil
 }
 
+// readRecord reads the last record; a machine without one is half made, or half
+// gone, which is fs.ErrNotExist as when it is not there at all.
 func (m *Machine) readRecord(r *record) error {
-	b, err := os.ReadFile(m.recordFile())
+	unix.Stat(m.ledgerFile(), &m.saved)
+	entries, err := ledger.Read(m.ledgerFile())
 	if err != nil {
 		return err
 	}
-	unix.Stat(m.recordFile(), &m.saved)
-	if err := json.Unmarshal(b, r); err != nil {
-		return fmt.Errorf("%s: %w", m.recordFile(), err)
+	for _, e := range slices.Backward(entries) {
+		if e.Op == recordOp {
+			if err := json.Unmarshal(e.Arg, r); err != nil {
+				return fmt.Errorf("%s: %w", m.ledgerFile(), err)
+			}
+			return nil
+		}
 	}
-	return nil
+	return fmt.Errorf("%s: no machine: %w", m.ledgerFile(), fs.ErrNotExist)
 }
 
 // refresh reads the control group anew where another msh may have moved the
@@ -303,7 +316,7 @@ func (m *Machine) refresh() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var st unix.Stat_t
-	if err := unix.Stat(m.recordFile(), &st); err != nil || st.Ino == m.saved.Ino && st.Mtim == m.saved.Mtim {
+	if err := unix.Stat(m.ledgerFile(), &st); err != nil || st.Size == m.saved.Size && st.Mtim == m.saved.Mtim {
 		return nil // gone: the machine is being destroyed
 	}
 	var r record

@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"msh/kernel/ledger"
 )
 
 // A process that is to be restarted needs somebody who stays awake for it. While
@@ -112,10 +110,7 @@ func (h *Host) supervise(ctx context.Context, name string, in io.Reader, out io.
 		return err
 	}
 	defer m.close()
-	if m.ledger, err = ledger.Open(filepath.Join(m.Dir(), "ledger")); err != nil {
-		return err
-	}
-	if err := m.ledger.Write("supervisor", watchman{os.Getpid(), startTime(os.Getpid())}); err != nil {
+	if err := m.write("supervisor", watchman{os.Getpid(), startTime(os.Getpid())}); err != nil {
 		return err
 	}
 	stop := strings.TrimSuffix(o.Status, ".json") + ".stop"

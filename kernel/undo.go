@@ -20,6 +20,8 @@ func (h *Host) undo(ctx context.Context, e ledger.Entry) error {
 			return err
 		}
 		return g.Remove(ctx)
+	case recordOp:
+		return nil
 	case "supervisor":
 		var w watchman
 		if err := json.Unmarshal(e.Arg, &w); err != nil {

@@ -97,7 +97,7 @@ func (b *Book) Claims(kind string) ([]Claim, error) {
 		if strings.HasPrefix(e.Name(), ".") || kind != "" && !strings.HasPrefix(e.Name(), kind+"-") {
 			continue
 		}
-		c, err := read(filepath.Join(b.Dir, e.Name()))
+		c, err := readClaim(filepath.Join(b.Dir, e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // released since
 		}
@@ -109,7 +109,7 @@ func (b *Book) Claims(kind string) ([]Claim, error) {
 	return claims, nil
 }
 
-func read(file string) (Claim, error) {
+func readClaim(file string) (Claim, error) {
 	var c Claim
 	raw, err := os.ReadFile(file)
 	if err != nil {
@@ -125,7 +125,7 @@ func read(file string) (Claim, error) {
 // thing is returned with ErrTaken.
 func (b *Book) Take(c Claim) (holder Claim, err error) {
 	file := b.file(c.Kind, c.Name)
-	if holder, err := read(file); err == nil {
+	if holder, err := readClaim(file); err == nil {
 		return holder, ErrTaken
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return holder, err
@@ -144,7 +144,7 @@ func (b *Book) Take(c Claim) (holder Claim, err error) {
 // Release takes a claim back, if it is still its owner's. It needs the lock.
 func (b *Book) Release(c Claim) error {
 	file := b.file(c.Kind, c.Name)
-	holder, err := read(file)
+	holder, err := readClaim(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

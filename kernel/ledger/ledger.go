@@ -45,33 +45,49 @@ func Create(path string) (*Ledger, error) {
 	return &Ledger{file: f}, nil
 }
 
-// Open reads the ledger that another process, or an earlier run, has written,
-// and goes on writing it. A last line without its end was being written when
-// its writer died: its effect has not been made.
-func Open(path string) (*Ledger, error) {
+// Read reads the entries that another process, or an earlier run, has written. A
+// last line without its end was being written when its writer died: its effect
+// has not been made.
+func Read(path string) ([]Entry, error) {
+	entries, _, err := read(path)
+	return entries, err
+}
+
+// read also tells where a torn last line begins; -1 where there is none.
+func read(path string) (entries []Entry, torn int64, err error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return nil, -1, err
 	}
+	torn = -1
+	whole := bytes.LastIndexByte(b, '\n') + 1
+	if whole < len(b) {
+		torn = int64(whole)
+	}
+	for line := range bytes.Lines(b[:whole]) {
+		var e Entry
+		if err := json.Unmarshal(line, &e); err != nil {
+			return nil, -1, fmt.Errorf("%s: line %q: %w", path, line, err)
+		}
+		entries = append(entries, e)
+	}
+	return entries, torn, nil
+}
+
+// Open reads a ledger, and goes on writing it.
+func Open(path string) (*Ledger, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		return nil, err
 	}
 	l := &Ledger{file: f}
-	whole := b[:bytes.LastIndexByte(b, '\n')+1]
-	for line := range bytes.Lines(whole) {
-		var e Entry
-		if err := json.Unmarshal(line, &e); err != nil {
-			f.Close()
-			return nil, fmt.Errorf("%s: line %q: %w", path, line, err)
-		}
-		l.entries = append(l.entries, e)
+	var torn int64
+	if l.entries, torn, err = read(path); err == nil && torn >= 0 {
+		err = f.Truncate(torn)
 	}
-	if len(whole) != len(b) {
-		if err := os.Truncate(path, int64(len(whole))); err != nil {
-			f.Close()
-			return nil, err
-		}
+	if err != nil {
+		f.Close()
+		return nil, err
 	}
 	return l, nil
 }
