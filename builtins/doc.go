@@ -3,8 +3,8 @@
 // comes back into Starlark values; it makes no system call itself.
 //
 // A word is one Go value: doc, parameters, an example that the tests run, and
-// the function. One kind of resource, one file. The list of all words is in
-// words.go.
+// the function. One kind of resource, one file. resourceWords and methodWords
+// list them, in order.
 //
 //	s, err := builtins.New(builtins.Options{Host: host, Lab: "demo", Stdout: os.Stdout})
 //	in := interp.New(interp.Options{Words: s.Words(), Values: s.Values()})

@@ -15,7 +15,7 @@ import (
 type Machine struct {
 	s     *Session
 	m     *kernel.Machine
-	given starlark.Iterable // the resources as the script gave them; nil for the host
+	given []starlark.Value // the resources as the script gave them; nil for the host
 }
 
 var _ starlark.HasAttrs = (*Machine)(nil)
@@ -55,7 +55,7 @@ var machineAttrs = map[string]func(*Machine) starlark.Value{
 		}
 		return starlark.NewList(list)
 	},
-	"lab": func(v *Machine) starlark.Value { return &Lab{v.s} },
+	"lab": func(v *Machine) starlark.Value { return v.s.self },
 	"pid": func(v *Machine) starlark.Value {
 		if v.planned() {
 			return interp.Unknown
@@ -77,11 +77,7 @@ var machineAttrs = map[string]func(*Machine) starlark.Value{
 		return starlark.String("/")
 	},
 	"given": func(v *Machine) starlark.Value {
-		var list []starlark.Value
-		if v.given != nil {
-			list = slices.Collect(starlark.Elements(v.given))
-		}
-		return starlark.NewList(list)
+		return starlark.NewList(slices.Clone(v.given))
 	},
 }
 
@@ -148,8 +144,8 @@ func (s *Session) methodNames(prefix string) []string {
 	return names
 }
 
-// method makes a word that is a method of a machine. In a dry run it is not
-// performed: it prints what would be done and gives Unknown.
+// method makes a word that is a method of a machine. In a dry run fn must do
+// nothing: see planned and would.
 func method(w *interp.Word, fn func(c *interp.Call, v *Machine) (starlark.Value, error)) *interp.Word {
 	w.Name = "Machine." + w.Name
 	w.Needs = "root"
@@ -163,7 +159,8 @@ func (v *Machine) would(format string, args ...any) (starlark.Value, error) {
 	return interp.Unknown, nil
 }
 
-// Lab is the lab that the script makes, as a Starlark value.
+// Lab is the lab that the script makes, as a Starlark value. A session has one,
+// so that it is equal to itself.
 type Lab struct{ s *Session }
 
 var _ starlark.HasAttrs = (*Lab)(nil)
@@ -179,8 +176,9 @@ func (l *Lab) Freeze() {}
 // Truth implements starlark.Value.
 func (l *Lab) Truth() starlark.Bool { return true }
 
-// Hash implements starlark.Value.
-func (l *Lab) Hash() (uint32, error) { return starlark.String(l.s.lab.Name()).Hash() }
+// Hash implements starlark.Value. Its name is no part of it: that is settled only
+// with the first machine.
+func (l *Lab) Hash() (uint32, error) { return starlark.String(l.Type()).Hash() }
 
 // Attr implements starlark.HasAttrs.
 func (l *Lab) Attr(name string) (starlark.Value, error) {

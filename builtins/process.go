@@ -1,6 +1,7 @@
 package builtins
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -39,6 +40,10 @@ print(p.wait(), p.alive)`,
 	var log Text
 	restart := "no"
 	if err := c.Unpack(k.dst(&log, &restart)...); err != nil {
+		return nil, err
+	}
+	// In a dry run too.
+	if err := errors.Join(k.kernel().Validate(), kernel.Restart(restart).Validate()); err != nil {
 		return nil, err
 	}
 	if v.planned() {

@@ -67,17 +67,17 @@ func (s *Session) rfork(c *interp.Call) (starlark.Value, error) {
 		parent = p
 	}
 	spec := &kernel.Spec{Name: string(name), Keep: keep || s.up, Pos: c.Pos().String()}
-	if given(c, "name") && name == "" {
+	if named(c, "name") && name == "" {
 		return nil, kernel.CheckName(c.Word.Name, "name", "")
 	}
-	i := 0
+	var given []starlark.Value
 	for e := range starlark.Elements(list) {
 		r, ok := e.(*Resource)
 		if !ok {
-			return nil, interp.WithHint(fmt.Errorf("%s: resources: got %s at place %d, want resources such as cpu(quota=50)", c.Word.Name, e.Type(), i+1), hintFor(e))
+			return nil, interp.WithHint(fmt.Errorf("%s: resources: got %s at place %d, want resources such as cpu(quota=50)", c.Word.Name, e.Type(), len(given)+1), hintFor(e))
 		}
+		given = append(given, r)
 		spec.Resources = append(spec.Resources, r.res)
-		i++
 	}
 	var fn starlark.Callable
 	switch v := init.(type) {
@@ -94,14 +94,14 @@ func (s *Session) rfork(c *interp.Call) (starlark.Value, error) {
 		spec.Init = argv
 	}
 	if s.dry {
-		return s.plan(c, parent, spec, list, fn)
+		return s.plan(c, parent, spec, given, fn)
 	}
 	m, err := s.lab.Fork(c.Context(), parent.m, spec)
 	if err != nil {
 		return nil, err
 	}
 	v := s.value(m)
-	v.given = list
+	v.given = given
 	if fn != nil {
 		if _, err := c.Interp().CallFn(c.Context(), fn, v); err != nil {
 			err = fmt.Errorf("machine %s: init: %w", m.Name(), err)
@@ -115,7 +115,7 @@ func (s *Session) rfork(c *interp.Call) (starlark.Value, error) {
 }
 
 // plan prints what would be done, an init function's part included.
-func (s *Session) plan(c *interp.Call, parent *Machine, spec *kernel.Spec, list starlark.Iterable, fn starlark.Callable) (starlark.Value, error) {
+func (s *Session) plan(c *interp.Call, parent *Machine, spec *kernel.Spec, given []starlark.Value, fn starlark.Callable) (starlark.Value, error) {
 	p, err := s.lab.Plan(parent.m, spec)
 	if err != nil {
 		return nil, err
@@ -124,7 +124,7 @@ func (s *Session) plan(c *interp.Call, parent *Machine, spec *kernel.Spec, list 
 		return nil, err
 	}
 	v := s.value(s.lab.Planned(parent.m, p))
-	v.given = list
+	v.given = given
 	if fn != nil {
 		if _, err := c.Interp().CallFn(c.Context(), fn, v); err != nil {
 			return nil, fmt.Errorf("machine %s: init: %w", v.Name(), err)
@@ -141,8 +141,8 @@ func kwargValues(c *interp.Call) starlark.Tuple {
 	return vs
 }
 
-// given tells whether a parameter was named in the call.
-func given(c *interp.Call, name string) bool {
+// named tells whether a parameter was named in the call.
+func named(c *interp.Call, name string) bool {
 	for _, kv := range c.Kwargs {
 		if n, _ := starlark.AsString(kv[0]); n == name {
 			return kv[1] != starlark.None

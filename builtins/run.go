@@ -70,6 +70,9 @@ print(m.run("tr a-z A-Z", stdin="loud").stdout)`,
 	if err := c.Unpack(k.dst(&stdin, durationPtr(&timeout), &check)...); err != nil {
 		return nil, err
 	}
+	if err := k.kernel().Validate(); err != nil {
+		return nil, err // in a dry run too
+	}
 	if v.planned() {
 		return v.would("run %s", k.text())
 	}

@@ -30,6 +30,7 @@ type Session struct {
 	mu       sync.Mutex
 	machines map[*kernel.Machine]*Machine // one value for each
 	host     *Machine
+	self     *Lab
 
 	methods func() []*interp.Word
 }
@@ -41,7 +42,7 @@ func New(o Options) (*Session, error) {
 		return nil, err
 	}
 	s := &Session{lab: lab, up: o.Up, dry: o.Dry, out: o.Stdout, machines: map[*kernel.Machine]*Machine{}}
-	s.host = s.value(lab.Host())
+	s.host, s.self = s.value(lab.Host()), &Lab{s}
 	s.methods = sync.OnceValue(s.methodWords)
 	return s, nil
 }
@@ -56,7 +57,7 @@ func (s *Session) Words() []*interp.Word {
 
 // Values are the predeclared values: host and lab.
 func (s *Session) Values() starlark.StringDict {
-	return starlark.StringDict{"host": s.host, "lab": &Lab{s}}
+	return starlark.StringDict{"host": s.host, "lab": s.self}
 }
 
 // Close destroys what the script made and did not keep.

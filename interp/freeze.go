@@ -44,10 +44,14 @@ func (in *Interp) freezeCaptured(thread *starlark.Thread, fn starlark.Callable) 
 		if !ok {
 			return
 		}
+		file := f.Position().Filename()
 		in.mu.Lock()
-		names := in.captured[f.Position().Filename()]
+		names := in.captured[file]
 		in.mu.Unlock()
 		globals := f.Globals()
+		if file == sessionName { // whose inputs keep theirs elsewhere: see hiddenSession
+			globals = in.globals
+		}
 		for _, name := range names {
 			if v, ok := globals[name]; ok {
 				v.Freeze()

@@ -79,15 +79,19 @@ func readInput(ctx context.Context, lines LineReader) (string, error) {
 }
 
 // readLine reads a line, but waits no longer than ctx lasts: a read of a pipe cannot be called off.
-func readLine(ctx context.Context, lines LineReader) (line string, err error) {
-	done := make(chan struct{})
+func readLine(ctx context.Context, lines LineReader) (string, error) {
+	type read struct {
+		line string
+		err  error
+	}
+	done := make(chan read, 1) // so that a read nobody waits for any more can end
 	go func() {
-		defer close(done)
-		line, err = lines.Readline()
+		line, err := lines.Readline()
+		done <- read{line, err}
 	}()
 	select {
-	case <-done:
-		return line, err
+	case r := <-done:
+		return r.line, r.err
 	case <-ctx.Done():
 		return "", io.EOF
 	}

@@ -203,6 +203,22 @@ func (p *process) kill() {
 	reap(p.pidfd)
 }
 
+// openProcess returns a pidfd of the process that had that number and start time;
+// ESRCH where it is gone, and the number free, or another process's or thread's.
+func openProcess(pid int, start uint64) (int, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	switch {
+	case err == unix.EINVAL || err == unix.ENOENT: // the number of a thread: before and since 6.9
+		return -1, unix.ESRCH
+	case err != nil:
+		return -1, err
+	case startTime(pid) != start:
+		unix.Close(fd)
+		return -1, unix.ESRCH
+	}
+	return fd, nil
+}
+
 // startTime is the field of /proc/PID/stat that, with the pid, names a process
 // for ever; 0 when there is none.
 func startTime(pid int) uint64 {

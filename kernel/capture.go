@@ -99,7 +99,8 @@ func (c *capture) wait(ctx context.Context, deadline time.Time, p *process) (sta
 	cancel, err := newCanceller(ctx)
 	if err != nil {
 		p.killGroup()
-		return status{}, err
+		st, _ := reap(p.pidfd)
+		return st, err
 	}
 	defer cancel.close()
 	for {

@@ -75,9 +75,11 @@ func (t *Txn) open(b *birth) error {
 		return err
 	}
 	if p.Under.Space != 0 {
-		b.files[parentFD] = t.parent.pidfd
+		if b.files[parentFD], err = t.own(t.parent.handle()); err != nil {
+			return err
+		}
 		if p.Under.Space&unix.CLONE_NEWPID != 0 {
-			b.pidns = t.parent.pidfd
+			b.pidns = b.files[parentFD]
 		}
 	}
 	if p.relayed() {
@@ -173,20 +175,25 @@ func (t *Txn) cloneRelayed(b *birth, line [2]int) (*Child, error) {
 }
 
 // reapStray ends a child that the intermediate has cloned but not handed over. It
-// is msh's own: the undoing of the group would kill it, but not reap it.
+// is msh's own: the undoing of the group would kill it, but not reap it, and as a
+// zombie it would keep the PID space it is in from ending.
 func (t *Txn) reapStray() {
-	pids, err := t.plan.Group.Pids()
-	if err != nil {
-		return // the undoing meets it again
-	}
-	for _, pid := range pids {
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			continue
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, list := range lists {
+		b, _ := os.ReadFile(list)
+		for _, f := range strings.Fields(string(b)) {
+			pid, err := strconv.Atoi(f)
+			if err != nil || !t.plan.Group.Has(pid) {
+				continue
+			}
+			fd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				continue
+			}
+			unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+			reap(fd)
+			unix.Close(fd)
 		}
-		unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-		reap(fd)
-		unix.Close(fd)
 	}
 }
 
@@ -274,7 +281,12 @@ func (t *Txn) writeMaps(pid int) error {
 	if err != nil {
 		return err
 	}
-	b := &birth{program: s, stdio: [3]int{null, null, null}, files: map[stage0.FD]int{procFD: proc, parentFD: t.parent.pidfd}, cgroup: -1, pidns: -1}
+	b := &birth{program: s, stdio: [3]int{null, null, null}, files: map[stage0.FD]int{procFD: proc}, cgroup: -1, pidns: -1}
+	if t.plan.Under.Space&unix.CLONE_NEWUSER != 0 {
+		if b.files[parentFD], err = t.own(t.parent.handle()); err != nil {
+			return err
+		}
+	}
 	p, err := b.start()
 	if err != nil {
 		return err

@@ -108,8 +108,7 @@ func (m *Machine) confine(claims []ledger.Claim, less bool) error {
 		had = all
 	}
 	in := slices.Contains(m.group.V1, "cpuset")
-	switch {
-	case less && len(rest) >= len(had), !confined && len(rest) == len(all), confined && in && slices.Equal(had, rest):
+	if less && len(rest) >= len(had) || !confined && len(rest) == len(all) || confined && in && slices.Equal(had, rest) {
 		return nil
 	}
 	want := cgroup.Limits{CPUs: cgroup.FormatCPUs(rest)}

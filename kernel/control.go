@@ -38,22 +38,37 @@ func (m *Machine) controllable(what string) error {
 	return m.alive()
 }
 
-// Signals lists the processes of the machine and sends each a signal, its init
-// last: as PID 1 of a space of its own it would take the others with it.
+// signalAll sends every process of the machine a signal, its init last: as PID 1
+// of a space of its own it would take the others with it.
 func (m *Machine) signalAll(sig unix.Signal) error {
 	pids, err := m.group.Pids()
 	if err != nil {
 		return err
 	}
-	pids = slices.DeleteFunc(pids, func(pid int) bool { return pid == m.pid })
-	pids = append(pids, m.pid)
 	var errs []error
 	for _, pid := range pids {
-		if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
+		if pid == m.pid {
+			continue
+		}
+		if err := m.signal(pid, sig); err != nil && err != unix.ESRCH {
 			errs = append(errs, fmt.Errorf("signal process %d: %w", pid, err))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, m.signalInit(sig))...)
+}
+
+// signal signals a process that was in the machine's group a moment ago, if it
+// still is: its number may be another's by now.
+func (m *Machine) signal(pid int, sig unix.Signal) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if !m.group.Has(pid) {
+		return unix.ESRCH
+	}
+	return unix.PidfdSendSignal(fd, sig, nil, 0)
 }
 
 // Stop asks the machine to end and waits: its init gets SIGTERM where it is a
@@ -89,7 +104,15 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) error {
 }
 
 func (m *Machine) signalInit(sig unix.Signal) error {
-	if err := unix.PidfdSendSignal(m.pidfd, sig, nil, 0); err != nil && err != unix.ESRCH {
+	fd, err := m.handle()
+	if errors.Is(err, ErrDead) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && err != unix.ESRCH {
 		return fmt.Errorf("signal the init of %s: %w", m.Name(), err)
 	}
 	return nil
@@ -102,7 +125,15 @@ func (m *Machine) awaitEnd(ctx context.Context) error {
 		return err
 	}
 	defer cancel.close()
-	if _, err := cancel.await(ctx, time.Time{}, m.pidfd); err != nil {
+	fd, err := m.handle()
+	if errors.Is(err, ErrDead) {
+		return nil // destroyed meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if _, err := cancel.await(ctx, time.Time{}, fd); err != nil {
 		return err
 	}
 	// A machine without a PID space may have processes that outlive its init.
@@ -257,7 +288,7 @@ func poll(ctx context.Context, f func() (bool, error)) error {
 
 // WaitFile waits until a path is there in the machine.
 func (m *Machine) WaitFile(ctx context.Context, path string, timeout time.Duration) error {
-	return m.wait(ctx, timeout, "file "+path, func() (bool, error) { return m.Exists(path) })
+	return m.wait(ctx, timeout, "file "+path, func(context.Context) (bool, error) { return m.Exists(path) })
 }
 
 // WaitPort waits until something listens on a TCP port of the machine's network.
@@ -267,7 +298,7 @@ func (m *Machine) WaitPort(ctx context.Context, port int, timeout time.Duration)
 		return bad("wait_port", "port", port, "1 to 65535")
 	}
 	want := fmt.Sprintf(":%04X", port)
-	return m.wait(ctx, timeout, fmt.Sprintf("port %d", port), func() (bool, error) {
+	return m.wait(ctx, timeout, fmt.Sprintf("port %d", port), func(context.Context) (bool, error) {
 		for _, table := range []string{"tcp", "tcp6"} {
 			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", m.pid, table))
 			if errors.Is(err, fs.ErrNotExist) {
@@ -290,10 +321,13 @@ func (m *Machine) WaitPort(ctx context.Context, port int, timeout time.Duration)
 // WaitRun waits until a command run in the machine ends with code 0.
 func (m *Machine) WaitRun(ctx context.Context, c *Command, timeout time.Duration) error {
 	var last *Result
-	err := m.wait(ctx, timeout, strings.Join(c.Argv, " "), func() (bool, error) {
-		r, err := m.Run(ctx, c, nil, timeout)
+	err := m.wait(ctx, timeout, strings.Join(c.Argv, " "), func(ctx context.Context) (bool, error) {
+		r, err := m.Run(ctx, c, nil, 0)
+		if err != nil {
+			return false, err // what was killed in the middle says nothing
+		}
 		last = r
-		return err == nil && r.Code == 0, err
+		return r.Code == 0, nil
 	})
 	if err != nil && last != nil {
 		return fmt.Errorf("%w: last code %d, stderr %q", err, last.Code, tail(last.Stderr))
@@ -308,14 +342,15 @@ func tail(b []byte) string {
 	return string(b)
 }
 
-func (m *Machine) wait(ctx context.Context, timeout time.Duration, what string, f func() (bool, error)) error {
+// wait polls f until it says true. The context that f gets ends when the time is up.
+func (m *Machine) wait(ctx context.Context, timeout time.Duration, what string, f func(context.Context) (bool, error)) error {
 	inner, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := poll(inner, func() (bool, error) {
 		if err := m.alive(); err != nil {
 			return false, err
 		}
-		return f()
+		return f(inner)
 	})
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return fmt.Errorf("wait for %s in %s: not within %v", what, m.Name(), timeout)

@@ -139,9 +139,13 @@ func TestWaitFile(t *testing.T) {
 	if err := m.WaitFile(ctx, "/tmp/never", long); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	go m.Kill(context.Background(), unix.SIGKILL)
+	killed := make(chan error)
+	go func() { killed <- m.Kill(context.Background(), unix.SIGKILL) }()
 	if err := m.WaitFile(t.Context(), "/tmp/never", long); !errors.Is(err, ErrDead) {
 		t.Errorf("in a machine that dies: %v", err)
+	}
+	if err := <-killed; err != nil {
+		t.Error(err)
 	}
 }
 

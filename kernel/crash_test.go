@@ -102,8 +102,12 @@ func startMaker(t *testing.T, h *Host, lab, role string) (cmd *exec.Cmd, line st
 	line, _ = bufio.NewReader(out).ReadString('\n')
 	if strings.HasPrefix(line, "error:") {
 		cmd.Wait()
-		t.Fatal(line)
+		t.Fatal(strings.TrimSpace(line))
 	}
+	t.Cleanup(func() { // where the test has not killed it
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
 	return cmd, strings.TrimSpace(line)
 }
 
@@ -145,6 +149,7 @@ func TestCrashV2(t *testing.T) {
 }
 
 func testCrash(t *testing.T) {
+	takeCPUs(t)
 	h := newHost(t)
 	live := labOn(t, h, "-live")
 	alive := fork(t, live, space("pidspace"))
@@ -205,6 +210,7 @@ func testCrash(t *testing.T) {
 
 // Without a sweep, whoever takes the lab's name up next cleans up first.
 func TestCrashSameName(t *testing.T) {
+	takeCPUs(t)
 	h := newHost(t)
 	cmd, _ := startMaker(t, h, labName(t), "busy")
 	time.Sleep(20 * time.Millisecond)
@@ -232,6 +238,7 @@ func machines(t *testing.T, h *Host) []string {
 
 // Kept machines live on after their maker, and are anybody's to use and end.
 func TestKept(t *testing.T) {
+	takeCPUs(t)
 	h := newHost(t)
 	name := labName(t)
 	cmd, _ := startMaker(t, h, name, "keep")
@@ -310,6 +317,7 @@ func TestKept(t *testing.T) {
 
 // With a kept machine goes what is inside, whoever destroys it.
 func TestKeptNested(t *testing.T) {
+	takeCPUs(t)
 	h := newHost(t)
 	cmd, _ := startMaker(t, h, labName(t), "keep")
 	cmd.Process.Kill()

@@ -75,9 +75,14 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 	}
 	s.joinGroups()
 	if m.space() != 0 {
-		b.files[parentFD] = m.pidfd
+		init, err := own(m.handle())
+		if err != nil {
+			closeAll()
+			return nil, nil, nil, err
+		}
+		b.files[parentFD] = init
 		if m.space()&unix.CLONE_NEWPID != 0 {
-			b.pidns = m.pidfd
+			b.pidns = init
 		}
 		s.enter("enter "+m.Name(), parentFD, m.space())
 	}

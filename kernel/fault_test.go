@@ -51,6 +51,7 @@ func testFaults(t *testing.T) {
 		faults(t, h, l, l.Host(), nil)
 	})
 	t.Run("everything", func(t *testing.T) {
+		takeCPUs(t)
 		h := newHost(t)
 		rs := everything(t, h)
 		if h.Cgroup.Unified { // whose kernel, in the VM, shifts no owners of a tmpfs

@@ -23,25 +23,27 @@ func (m *Machine) openRoot() (int, error) {
 		path = fmt.Sprintf("/proc/%d/root", m.pid)
 	}
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if dead := m.alive(); dead != nil {
+		if err == nil {
+			unix.Close(fd) // the number may be another process's by now
+		}
+		return -1, dead
+	}
+	if !m.isHost() && (err == unix.ENOENT || err == unix.ESRCH) { // init is ending and has let go of its root
+		return -1, fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
+	}
 	if err != nil {
 		return -1, fmt.Errorf("open the root of %s: %w", m.Name(), err)
-	}
-	if !m.isHost() && ended(m.pidfd) {
-		unix.Close(fd) // the number may be another process's by now
-		return -1, fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
 	}
 	return fd, nil
 }
 
-// openIn opens a path of the machine's. Whatever links are on the way, it stays
-// inside the machine's root (openat2(2), RESOLVE_IN_ROOT).
-func openIn(root int, path string, flags int, mode os.FileMode) (*os.File, error) {
+// openIn opens a path of the machine's that is there. Whatever links are on the
+// way, it stays inside the machine's root (openat2(2), RESOLVE_IN_ROOT).
+func openIn(root int, path string, flags int) (*os.File, error) {
 	how := &unix.OpenHow{Flags: uint64(flags) | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	if flags&unix.O_PATH == 0 {
 		how.Flags |= unix.O_NOCTTY
-	}
-	if flags&unix.O_CREAT != 0 {
-		how.Mode = uint64(mode.Perm())
 	}
 	for {
 		fd, err := unix.Openat2(root, path, how)
@@ -63,7 +65,7 @@ func (m *Machine) ReadFile(path string) ([]byte, error) {
 	}
 	defer unix.Close(root)
 	// O_NONBLOCK: a FIFO without a writer must not hang msh.
-	f, err := openIn(root, path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := openIn(root, path, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.Name(), err)
 	}
@@ -82,7 +84,7 @@ func (m *Machine) Exists(path string) (bool, error) {
 		return false, err
 	}
 	defer unix.Close(root)
-	f, err := openIn(root, path, unix.O_PATH, 0)
+	f, err := openIn(root, path, unix.O_PATH)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -97,7 +99,7 @@ func (m *Machine) Exists(path string) (bool, error) {
 // A file that is there keeps nothing, not even its mode.
 func (m *Machine) WriteFile(path string, data []byte, mode os.FileMode) error {
 	return m.asRoot(func(root int) error {
-		dir, err := openIn(root, filepath.Dir(clean(path)), unix.O_PATH|unix.O_DIRECTORY, 0)
+		dir, err := openIn(root, filepath.Dir(clean(path)), unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.Name(), err)
 		}
@@ -249,16 +251,16 @@ func (m *Machine) CopyOut(src, dst string) error {
 // copyPath copies src under one root to dst under another.
 func copyPath(from int, src string, to int, dst string) error {
 	src, dst = clean(src), clean(dst)
-	if d, err := openIn(to, dst, unix.O_PATH|unix.O_DIRECTORY, 0); err == nil {
+	if d, err := openIn(to, dst, unix.O_PATH|unix.O_DIRECTORY); err == nil {
 		d.Close()
 		dst = filepath.Join(dst, filepath.Base(src))
 	}
-	srcDir, err := openIn(from, filepath.Dir(src), unix.O_PATH|unix.O_DIRECTORY, 0)
+	srcDir, err := openIn(from, filepath.Dir(src), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return fmt.Errorf("copy from %s: %w", src, err)
 	}
 	defer srcDir.Close()
-	dstDir, err := openIn(to, filepath.Dir(dst), unix.O_PATH|unix.O_DIRECTORY, 0)
+	dstDir, err := openIn(to, filepath.Dir(dst), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return fmt.Errorf("copy to %s: %w", dst, err)
 	}

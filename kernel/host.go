@@ -125,12 +125,16 @@ func (h *Host) sweepLab(ctx context.Context, lab string, dead bool) (removed []s
 	var errs []error
 	for _, name := range names {
 		m, err := h.load(lab, name)
-		if err == nil && m.spec.Keep && (!dead || m.State() != "dead") {
+		if err == nil {
+			stays := m.spec.Keep && (!dead || m.State() != "dead")
 			m.close()
+			if stays {
+				continue
+			}
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			// What cannot be read (a newer msh made it) may be a kept machine.
+			errs = append(errs, fmt.Errorf("%s/%s: %w", lab, name, err))
 			continue
-		}
-		if m != nil {
-			m.close()
 		}
 		if err := h.undoMachine(ctx, filepath.Join(dir, name)); err != nil {
 			errs = append(errs, fmt.Errorf("%s/%s: %w", lab, name, err))

@@ -124,7 +124,11 @@ const endOfInput = 4
 func (t *Terminal) drained(done <-chan struct{}) {
 	for {
 		fds := []unix.PollFd{{Fd: int32(t.Master.Fd()), Events: unix.POLLIN}}
-		if n, _ := unix.Poll(fds, 0); n == 0 {
+		n, err := unix.Poll(fds, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
 			return
 		}
 		if fds[0].Revents&unix.POLLIN == 0 { // hung up, and read to its end

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -98,6 +99,8 @@ func (l *Lab) leftovers(ctx context.Context) (kept string, err error) {
 			if m.spec.Keep {
 				return name, nil
 			}
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("%s/%s, left by an earlier run: %w", l.name, name, err)
 		}
 		if err := l.host.undoMachine(ctx, filepath.Join(l.dir(), name)); err != nil {
 			return "", fmt.Errorf("clean up %s/%s, left by an earlier run: %w", l.name, name, err)

@@ -102,7 +102,7 @@ func (i *IO) set(m *Machine) error {
 
 func blockDevice(name string) (major, minor int64, err error) {
 	var a, b int64
-	if n, _ := fmt.Sscanf(name, "%d:%d", &a, &b); n == 2 && !strings.Contains(name, "/") {
+	if n, _ := fmt.Sscanf(name, "%d:%d", &a, &b); n == 2 && name == fmt.Sprintf("%d:%d", a, b) {
 		if _, err := os.Stat(fmt.Sprintf("/sys/dev/block/%d:%d", a, b)); err != nil {
 			return 0, 0, bad("io", "device", name, "a block device of this host (see /sys/dev/block)")
 		}

@@ -269,20 +269,21 @@ func (h *Host) load(lab, name string) (*Machine, error) {
 	}
 	m.spec, m.self, m.group, m.pid, m.start = r.Spec, r.Self, r.Group, r.Pid, r.Start
 	m.parent = &Machine{host: h, spec: &Spec{Name: "host"}, pidfd: -1}
+	var err error
 	if r.Parent != "" {
-		p, err := h.load(lab, r.Parent)
-		if err == nil {
+		var p *Machine
+		if p, err = h.load(lab, r.Parent); err == nil {
 			m.parent = p
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 	}
 	if r.Boot == bootID() {
-		fd, err := unix.PidfdOpen(r.Pid, 0)
-		if err == nil && startTime(r.Pid) == r.Start {
-			m.pidfd = fd
-		} else if err == nil {
-			unix.Close(fd)
+		// Gone is dead; another error (too many descriptors) is not, or it would be swept.
+		m.pidfd, err = openProcess(r.Pid, r.Start)
+		if err != nil && err != unix.ESRCH {
+			m.close()
+			return nil, fmt.Errorf("open the init of %s: %w", m.ID(), err)
 		}
 	}
 	return m, nil
@@ -327,12 +328,25 @@ func (m *Machine) refresh() error {
 	return nil
 }
 
+// handle is a pidfd of the caller's own: m's may be closed, and its number given
+// to another file, while it is in use.
+func (m *Machine) handle() (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.pidfd < 0 {
+		return -1, fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
+	}
+	return unix.FcntlInt(uintptr(m.pidfd), unix.F_DUPFD_CLOEXEC, 0)
+}
+
 // close gives the handle up; the machine lives on.
 func (m *Machine) close() {
+	m.mu.Lock()
 	if m.pidfd >= 0 {
 		unix.Close(m.pidfd)
 		m.pidfd = -1
 	}
+	m.mu.Unlock()
 	if m.ledger != nil {
 		m.ledger.Close()
 	}

@@ -44,11 +44,28 @@ func newHost(t *testing.T) *Host {
 	}
 	before := hostState(t, h)
 	t.Cleanup(func() {
+		if t.Failed() {
+			rescue(h)
+		}
 		if left := settled(t, h, before); left != "" {
 			t.Errorf("left behind (-before +after):\n%s", left)
 		}
 	})
 	return h
+}
+
+// rescue ends what a failed test has left running, so that it is not in the way
+// of the next.
+func rescue(h *Host) {
+	all, err := h.Machines()
+	if err != nil {
+		return
+	}
+	for _, m := range all {
+		m.Destroy(context.Background())
+		m.Close()
+	}
+	h.Sweep(context.Background(), true)
 }
 
 // newLab makes a lab on a new host.
@@ -169,6 +186,23 @@ func settled(t *testing.T, h *Host, before []string) string {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return diff
+}
+
+// takeCPUs keeps other runs of these tests from giving CPUs away meanwhile: what
+// is exclusive on a host is so for all of them.
+func takeCPUs(t *testing.T) {
+	t.Helper()
+	fd, err := unix.Open(cgroup.Root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	for err = unix.EINTR; err == unix.EINTR; {
+		err = unix.Flock(fd, unix.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // needV1 skips where limits are not cgroup v1's, needV2 where they are not v2's.

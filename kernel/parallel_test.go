@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // together runs f many times at once and fails for each that does.
@@ -94,6 +96,39 @@ func TestParallelUse(t *testing.T) {
 		_, err = m.Stats()
 		return err
 	})
+}
+
+// A machine is destroyed while others use it: they get what they asked for or are
+// told that it is dead, and nobody meets another machine under its number.
+func TestParallelDestroy(t *testing.T) {
+	l := newLab(t)
+	ctx := t.Context()
+	for range 10 {
+		m := fork(t, l, space("pidspace"), &Children{Max: 8})
+		together(t, 8, func(i int) error {
+			switch i {
+			case 0:
+				return m.Destroy(ctx)
+			case 1:
+				return m.Destroy(ctx)
+			case 2:
+				return m.Kill(ctx, unix.SIGKILL)
+			case 3:
+				if c, err := l.Fork(ctx, m, &Spec{Resources: []Resource{space("pidspace")}}); err == nil {
+					return c.Destroy(ctx)
+				}
+				return nil
+			case 4:
+				m.ReadFile("/etc/passwd")
+			case 5:
+				m.State()
+				m.Stats()
+			default:
+				m.Run(ctx, &Command{Argv: []string{"true"}}, nil, 0)
+			}
+			return nil
+		})
+	}
 }
 
 // Cancelled at any moment, a fork or a run leaves nothing.

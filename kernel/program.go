@@ -12,7 +12,7 @@ import (
 
 // The descriptors that a child is started with, beside those of stage0.
 const (
-	syncFD   stage0.FD = "sync"   // to msh: a byte says parked, end of file says executed
+	syncFD   stage0.FD = "sync"   // to msh: a byte from it lets the child go on, its end tells msh that it has executed
 	relayFD  stage0.FD = "relay"  // the intermediate's own line to msh
 	parentFD stage0.FD = "parent" // pidfd of the parent machine's init
 	procFD   stage0.FD = "proc"   // the host's /proc, for who writes id maps

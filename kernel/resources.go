@@ -276,15 +276,15 @@ func listRlimits(*View) ([]Available, error) {
 }
 
 func listNetifs(v *View) ([]Available, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	ns := netns.None() // msh's own
 	if v.from.pid != 0 && v.from.space()&unix.CLONE_NEWNET != 0 {
-		ns, err2 := netns.GetFromPid(v.from.pid)
-		if err2 != nil {
-			return nil, err2
+		var err error
+		if ns, err = netns.GetFromPid(v.from.pid); err != nil {
+			return nil, err
 		}
 		defer ns.Close()
-		h, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	}
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, err
 	}

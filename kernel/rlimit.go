@@ -51,11 +51,14 @@ func limitText(v uint64) string {
 }
 
 // Plan refuses more than the parent may have itself.
-func (r *Rlimit) Plan(p *Plan) error {
-	for _, u := range slices.Backward(p.Under.Limit) {
+func (r *Rlimit) Plan(p *Plan) error { return r.under(p.Under.Limit, p.Under.Name) }
+
+// under checks the limit against those of the parent, of which the last counts.
+func (r *Rlimit) under(limits []*Rlimit, parent string) error {
+	for _, u := range slices.Backward(limits) {
 		if u.Name == r.Name {
 			if r.Hard > u.Hard {
-				return bad("rlimit", "hard", limitText(r.Hard), "at most "+limitText(u.Hard)+", which "+p.Under.Name+" has")
+				return bad("rlimit", "hard", limitText(r.Hard), "at most "+limitText(u.Hard)+", which "+parent+" has")
 			}
 			return nil
 		}
@@ -93,6 +96,9 @@ func (s *Steps) rlimit(r *Rlimit) {
 // set changes the limit of every process the machine has now; those it starts
 // later inherit it, or get it on their way in.
 func (r *Rlimit) set(m *Machine) error {
+	if err := r.under(m.parent.self.Limit, m.parent.Name()); err != nil {
+		return err
+	}
 	pids, err := m.group.Pids()
 	if err != nil {
 		return err

@@ -3,7 +3,6 @@ package kernel
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -88,18 +87,30 @@ func (r *Root) Prepare(t *Txn) error {
 	if r.Upper == "" {
 		return nil
 	}
-	at := r.Upper
-	if !t.parent.isHost() {
-		root, err := t.parent.openRoot()
-		if err != nil {
-			return err
-		}
-		defer unix.Close(root)
-		at = filepath.Join(fmt.Sprintf("/proc/self/fd/%d", root), r.Upper)
+	refuse := func(err error) error {
+		return bad("root", "upper", r.Upper, "a directory to keep changes under: "+err.Error())
 	}
+	at := r.Upper
+	if t.parent.isHost() {
+		var err error
+		if at, err = filepath.Abs(at); err != nil {
+			return refuse(err)
+		}
+	}
+	root, err := t.parent.openRoot()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	// A link in a parent's root must not lead out of it.
+	dir, err := openIn(root, at, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return refuse(err)
+	}
+	defer dir.Close()
 	for _, d := range []string{"upper", "work"} {
-		if err := os.Mkdir(filepath.Join(at, d), 0o755); err != nil && !os.IsExist(err) {
-			return bad("root", "upper", r.Upper, "a directory to keep changes under: "+err.Error())
+		if err := unix.Mkdirat(int(dir.Fd()), d, 0o755); err != nil && err != unix.EEXIST {
+			return refuse(fmt.Errorf("mkdir %s: %w", d, err))
 		}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,7 @@ import (
 type Terminal struct {
 	Master *os.File
 	slave  int
+	closed sync.Once // the slave: by Shell, or without one by Close
 }
 
 // OpenTerminal makes a pseudo-terminal in the machine.
@@ -48,8 +50,15 @@ func (m *Machine) OpenTerminal() (*Terminal, error) {
 	return &Terminal{Master: os.NewFile(uintptr(master), "ptmx"), slave: int(slave)}, nil
 }
 
-// Close closes the master; the machine's end hangs up.
-func (t *Terminal) Close() error { return t.Master.Close() }
+// Close closes the master, and the machine's end where no program has taken it.
+func (t *Terminal) Close() error {
+	t.closeSlave()
+	return t.Master.Close()
+}
+
+func (t *Terminal) closeSlave() {
+	t.closed.Do(func() { unix.Close(t.slave) })
+}
 
 // Shell starts a program on the terminal and waits for its end. The master is
 // the caller's to copy to and from.
@@ -70,7 +79,7 @@ func (m *Machine) Shell(ctx context.Context, c *Command, t *Terminal) (int, erro
 	}
 	b.stdio = [3]int{t.slave, t.slave, t.slave}
 	p, err := b.start()
-	unix.Close(t.slave)
+	t.closeSlave()
 	if err != nil {
 		return 0, err
 	}

@@ -23,6 +23,15 @@ const (
 	RestartAlways    Restart = "always"
 )
 
+// Validate checks that it is one of them.
+func (r Restart) Validate() error {
+	switch r {
+	case RestartNo, RestartOnFailure, RestartAlways:
+		return nil
+	}
+	return bad("spawn", "restart", string(r), `"no", "on-failure" or "always"`)
+}
+
 // Pauses before a restart: the first at once, then doubling, so that a program
 // that cannot start does not use up the machine; a process that ran for longer
 // than steady starts from the first pause again.
@@ -65,10 +74,8 @@ func (m *Machine) Spawn(ctx context.Context, c *Command, log string, restart Res
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	switch restart {
-	case RestartNo, RestartOnFailure, RestartAlways:
-	default:
-		return nil, bad("spawn", "restart", string(restart), `"no", "on-failure" or "always"`)
+	if err := restart.Validate(); err != nil {
+		return nil, err
 	}
 	if log == "" {
 		if m.isHost() {
@@ -129,7 +136,15 @@ func (p *Process) start(ctx context.Context) error {
 	p.mu.Unlock()
 	p.onChange(report{Pid: proc.pid})
 	begin := time.Now()
-	return watch(proc.pidfd, func() { p.ended(proc, time.Since(begin)) })
+	if err := watch(proc.pidfd, func() { p.ended(proc, time.Since(begin)) }); err != nil {
+		p.mu.Lock()
+		p.running = nil
+		p.mu.Unlock()
+		proc.kill()
+		proc.close()
+		return err
+	}
+	return nil
 }
 
 // startExecuted starts the process and waits until its program has been executed

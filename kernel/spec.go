@@ -153,6 +153,9 @@ func (s *Spec) UnmarshalJSON(b []byte) error {
 		if err := json.Unmarshal(r.With, res); err != nil {
 			return fmt.Errorf("%s: %w", r.Kind, err)
 		}
+		if res.Kind() != r.Kind { // a space, which has its name among its data
+			return fmt.Errorf("resource of kind %q: its data say %q", r.Kind, res.Kind())
+		}
 		s.Resources = append(s.Resources, res)
 	}
 	return nil

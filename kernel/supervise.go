@@ -39,9 +39,10 @@ type order struct {
 
 // report is what a supervisor writes.
 type report struct {
-	Pid  int
-	Done bool
-	Code int
+	Pid   int
+	Start uint64 // with Pid it names the process for ever
+	Done  bool
+	Code  int
 }
 
 // supervised is the script's side.
@@ -63,7 +64,7 @@ func (m *Machine) spawnSupervised(ctx context.Context, c *Command, log string, r
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{"msh", "supervise", m.ID()}
 	cmd.Env = []string{"MSH_STATE=" + m.host.State, "PATH=" + DefaultPath}
 	cmd.Dir = "/"
@@ -76,11 +77,18 @@ func (m *Machine) spawnSupervised(ctx context.Context, c *Command, log string, r
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start a supervisor: %w", err)
 	}
+	// Not exec.CommandContext: ctx is that of the call, which ends when the script
+	// or an input to the REPL does, and the supervisor is to outlive both.
+	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() })
 	line, _ := bufio.NewReader(out).ReadString('\n')
+	stop()
 	out.Close()
 	if line != "ok\n" {
 		cmd.Process.Kill()
 		cmd.Wait()
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		if line == "" {
 			line = "it ended at once"
 		}
@@ -115,7 +123,12 @@ func (h *Host) supervise(ctx context.Context, name string, in io.Reader, out io.
 	}
 	stop := strings.TrimSuffix(o.Status, ".json") + ".stop"
 	p := newProcess(m, o.Command, o.Log, o.Restart)
-	p.onChange = func(r report) { writeReport(o.Status, r) }
+	p.onChange = func(r report) {
+		if !r.Done { // nor reaped: the number is its own
+			r.Start = startTime(r.Pid)
+		}
+		writeReport(o.Status, r)
+	}
 	p.mayRestart = func() bool { _, err := os.Stat(stop); return errors.Is(err, fs.ErrNotExist) }
 	if err := p.start(ctx); err != nil {
 		return err
@@ -171,8 +184,13 @@ func (s *supervised) kill(sig unix.Signal) error {
 	if err != nil || r.Done || r.Pid == 0 {
 		return err
 	}
-	if err := unix.Kill(r.Pid, sig); err != nil && err != unix.ESRCH {
-		return err
+	fd, err := openProcess(r.Pid, r.Start)
+	if err == nil {
+		err = unix.PidfdSendSignal(fd, sig, nil, 0)
+		unix.Close(fd)
+	}
+	if err != nil && err != unix.ESRCH {
+		return fmt.Errorf("kill process %d: %w", r.Pid, err)
 	}
 	return nil
 }
@@ -185,20 +203,17 @@ type watchman struct {
 
 // dismiss ends a supervisor, if it is still the one that was written down.
 func (w watchman) dismiss(ctx context.Context) error {
-	fd, err := unix.PidfdOpen(w.Pid, 0)
+	if w.Pid == os.Getpid() {
+		return nil
+	}
+	fd, err := openProcess(w.Pid, w.Start)
 	if err == unix.ESRCH {
 		return nil
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("dismiss supervisor %d: %w", w.Pid, err)
 	}
 	defer unix.Close(fd)
-	if startTime(w.Pid) != w.Start {
-		return nil
-	}
-	if w.Pid == os.Getpid() {
-		return nil
-	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
 		return err
 	}

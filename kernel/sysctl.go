@@ -80,8 +80,7 @@ func (s *Sysctl) Enter(steps *Steps) error {
 }
 
 func (s *Sysctl) set(m *Machine) error {
-	if m.space()&(unix.CLONE_NEWNET|unix.CLONE_NEWIPC) == 0 || s.space() == "netspace" && m.space()&unix.CLONE_NEWNET == 0 ||
-		s.space() == "ipcspace" && m.space()&unix.CLONE_NEWIPC == 0 {
+	if m.space()&spaceFlags[s.space()] == 0 {
 		return bad("sysctl", "key", s.Name, s.space()+"() in the machine, or it would be the host's")
 	}
 	return m.perform(func(steps *Steps) { s.Enter(steps) })

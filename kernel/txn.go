@@ -254,7 +254,7 @@ func (t *Txn) bringUp(c *Child) (*Machine, error) {
 	return m, nil
 }
 
-// oom says so where the control group has run out of memory.
+// oom guesses at the cause where the control group has little memory.
 func (t *Txn) oom() string {
 	if t.plan.Limits.MemoryMax != nil && *t.plan.Limits.MemoryMax < 4<<20 {
 		return fmt.Sprintf(" (memory: max: %d bytes may be too little to start in)", *t.plan.Limits.MemoryMax)

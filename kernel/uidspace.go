@@ -225,7 +225,11 @@ func (u *Uidspace) Prepare(t *Txn) error {
 			return t.claim(ledger.Claim{Kind: "uid", Name: fmt.Sprint(at), Amount: int64(size)})
 		}
 		base, _ := strconv.ParseUint(c.Name, 10, 32)
-		at = uint32(base + uint64(c.Amount))
+		next := base + uint64(c.Amount)
+		if next > uint64(hi) { // and perhaps above what 32 bits hold
+			break
+		}
+		at = uint32(next)
 	}
 	return bad("uidspace", "size", size, "a range that is still free: all are taken")
 }

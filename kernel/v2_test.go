@@ -65,6 +65,7 @@ func TestV2Set(t *testing.T) {
 // The parent, and every other machine, loses the CPU; it comes back.
 func TestV2Partition(t *testing.T) {
 	needV2(t)
+	takeCPUs(t)
 	l := newLab(t)
 	cpus := func(m *Machine) string {
 		return sh(t, m, "sed -n 's/Cpus_allowed_list:[^0-9]*//p' /proc/self/status")
@@ -99,6 +100,7 @@ func TestV2Partition(t *testing.T) {
 // A partition that the kernel does not make valid is an error, not a promise.
 func TestV2PartitionInvalid(t *testing.T) {
 	needV2(t)
+	takeCPUs(t)
 	l := newLab(t)
 	taken := filepath.Join("/sys/fs/cgroup", "msh."+l.Name()+".foreign")
 	fork(t, l, &CPU{Set: []int{0}}) // passes the controller down

@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"context"
+	"math"
 	"strconv"
 	"time"
 	"unsafe"
@@ -104,7 +105,8 @@ func (c *canceller) await(ctx context.Context, deadline time.Time, fds ...int) (
 	for {
 		timeout := -1
 		if !deadline.IsZero() {
-			timeout = int(max(0, time.Until(deadline)+time.Millisecond-1) / time.Millisecond)
+			// poll(2) takes 31 bits of milliseconds, 24 days.
+			timeout = int(min(max(0, time.Until(deadline)+time.Millisecond-1)/time.Millisecond, math.MaxInt32))
 		}
 		n, err := unix.Poll(polls, timeout)
 		if err == unix.EINTR {
@@ -112,6 +114,9 @@ func (c *canceller) await(ctx context.Context, deadline time.Time, fds ...int) (
 		}
 		if err != nil {
 			return 0, err
+		}
+		if n == 0 && time.Now().Before(deadline) {
+			continue
 		}
 		if n == 0 {
 			return 0, context.DeadlineExceeded

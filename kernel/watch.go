@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"fmt"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -33,8 +34,11 @@ func watch(pidfd int, f func()) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.calls[int32(pidfd)] = f
-	return unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, pidfd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(pidfd)})
+	if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, pidfd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(pidfd)}); err != nil {
+		return fmt.Errorf("watch a process: %w", err)
+	}
+	w.calls[int32(pidfd)] = f // before the loop can look: it waits for mu
+	return nil
 }
 
 func (w *watcher) loop() {

@@ -283,7 +283,7 @@ func (l Limits) v1(had Limits) *specs.LinuxResources {
 }
 
 func (g *Group) applyV2(l Limits) error {
-	m, err := cgroup2.Load(g.Path, cgroup2.WithMountpoint(g.Tracker))
+	m, err := g.v2()
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,22 @@ func (g *Group) v2() (*cgroup2.Manager, error) {
 // Pids lists the processes in the group and in those below it.
 func (g *Group) Pids() ([]int, error) { return pidsBelow(g.dir(g.Tracker)) }
 
+// Has tells whether a process, even one that has ended and was not yet reaped, is
+// in the group or below.
+func (g *Group) Has(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) { // NUMBER:CONTROLLERS:PATH
+		f := strings.SplitN(strings.TrimSuffix(strings.TrimSpace(line), " (deleted)"), ":", 3)
+		if len(f) == 3 && (f[2] == g.Path || strings.HasPrefix(f[2], g.Path+"/")) {
+			return true
+		}
+	}
+	return false
+}
+
 func pidsBelow(dir string) ([]int, error) {
 	var all []int
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
@@ -90,14 +106,21 @@ func (g *Group) Thaw(ctx context.Context) error {
 	return g.await(ctx, "frozen", "0")
 }
 
-// Frozen tells whether the group is frozen.
+// Frozen tells whether the group is frozen, by itself or with one it is in. A
+// process must never be started in such a group: its parent, which waits until
+// it has executed its program, would stand still with it.
 func (g *Group) Frozen() bool {
-	file, want := "cgroup.freeze", "1"
-	if !g.V2() {
-		file, want = "freezer.state", "FROZEN"
+	if !g.V2() { // v1 tells what is so, whoever froze it
+		b, err := os.ReadFile(filepath.Join(g.dir(g.Tracker), "freezer.state"))
+		return err == nil && strings.TrimSpace(string(b)) != "THAWED"
 	}
-	b, err := os.ReadFile(filepath.Join(g.dir(g.Tracker), file))
-	return err == nil && strings.TrimSpace(string(b)) == want
+	for path := g.Path; path != "/" && path != "."; path = filepath.Dir(path) {
+		b, err := os.ReadFile(filepath.Join(g.Tracker, path, "cgroup.freeze"))
+		if err == nil && strings.TrimSpace(string(b)) == "1" {
+			return true
+		}
+	}
+	return false
 }
 
 // await polls cgroup.events; the kernel has no call that waits for it, and what

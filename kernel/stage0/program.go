@@ -93,11 +93,14 @@ func (p *Program) Len() int { return len(p.steps) }
 // closed that the program has been executed.
 func (p *Program) Hold(fd FD) { p.held = append(p.held, fd) }
 
-// FDs returns the names of the descriptors that the program uses, each once, in
-// the order of their first use.
+// FDs returns the names of the descriptors that the program is started with, each
+// once: first those held, then the others in the order of their first use.
 func (p *Program) FDs() []FD {
 	names := slices.Clone(p.held)
 	seen := map[FD]bool{}
+	for _, name := range names {
+		seen[name] = true
+	}
 	for _, s := range p.steps {
 		for _, a := range s.Args {
 			if name, ok := a.(FD); ok && !seen[name] {

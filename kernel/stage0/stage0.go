@@ -45,6 +45,6 @@ func Image() []byte { return image }
 // memory is the sealed file every stage0 of this process is executed from.
 var memory = sync.OnceValues(func() (int, error) { return SealedFile("msh-stage0", image) })
 
-// Executable returns the path to give execve(2) and the descriptor behind it.
-// Both are good for the life of this process.
+// Executable returns the descriptor of that file, which is good for the life of
+// this process: /proc/self/fd/N is the path to give execve(2).
 func Executable() (fd int, err error) { return memory() }
