@@ -11,15 +11,29 @@ import (
 	"msh/kernel"
 )
 
-// simple makes a method without parameters.
-func simple(w *interp.Word, do func(c *interp.Call, m *kernel.Machine) error) *interp.Word {
+// control makes a method that is about a machine as a whole, and not for the host.
+func control(w *interp.Word, fn func(c *interp.Call, v *Machine) (starlark.Value, error)) *interp.Word {
 	name := w.Name
 	return method(w, func(c *interp.Call, v *Machine) (starlark.Value, error) {
+		if v == v.s.host {
+			return nil, kernel.NotHost(name)
+		}
+		return fn(c, v)
+	})
+}
+
+// simple makes one without parameters.
+func simple(w *interp.Word, do func(c *interp.Call, m *kernel.Machine) error) *interp.Word {
+	name := w.Name
+	return control(w, func(c *interp.Call, v *Machine) (starlark.Value, error) {
 		if err := c.Unpack(); err != nil {
 			return nil, err
 		}
 		if v.planned() {
 			v.would("%s", name)
+			if name == "destroy" {
+				v.s.lab.PlanEnd(v.m, true)
+			}
 			return nil, nil
 		}
 		return nil, do(c, v.m)
@@ -56,7 +70,7 @@ print(m.state, len(lab.machines))`,
 	Output: "dead 0\n",
 }, func(c *interp.Call, m *kernel.Machine) error { return m.Destroy(c.Context()) })
 
-var stopWord = method(&interp.Word{
+var stopWord = control(&interp.Word{
 	Name: "stop",
 	Doc: "Asks the machine to end, and waits until it has. " +
 		"An init that is a program gets SIGTERM and knows what to do; under msh's own init every process gets it. What is left after the timeout is killed. What the machine was given it keeps until it is destroyed.",
@@ -75,12 +89,13 @@ print(m.state)`,
 	}
 	if v.planned() {
 		v.would("stop")
+		v.s.lab.PlanEnd(v.m, false)
 		return nil, nil
 	}
 	return nil, v.m.Stop(c.Context(), time.Duration(timeout))
 })
 
-var killWord = method(&interp.Word{
+var killWord = control(&interp.Word{
 	Name: "kill",
 	Doc:  "Sends every process of the machine a signal. KILL is waited for.",
 	Params: []interp.Param{
@@ -102,12 +117,15 @@ print(m.state)`,
 	}
 	if v.planned() {
 		v.would("kill %s", sig.name)
+		if kernel.SignalName(int(n)) == "KILL" {
+			v.s.lab.PlanEnd(v.m, false)
+		}
 		return nil, nil
 	}
 	return nil, v.m.Kill(c.Context(), n)
 })
 
-var setWord = method(&interp.Word{
+var setWord = control(&interp.Word{
 	Name: "set",
 	Doc:  "Changes a resource of the machine while it runs: cpu, memory, pids, io, rlimit, children, uname or sysctl. What the resource does not name stays as it was.",
 	Params: []interp.Param{
@@ -124,6 +142,9 @@ print(m.run(["uname", "-n"]).stdout)`,
 	if err := c.Unpack(&r); err != nil {
 		return nil, err
 	}
+	if err := kernel.CheckSet(r.res); err != nil {
+		return nil, err
+	}
 	if v.planned() {
 		v.would("set %s", r)
 		return nil, nil
@@ -131,7 +152,7 @@ print(m.run(["uname", "-n"]).stdout)`,
 	return nil, v.m.Set(r.res)
 })
 
-var statsWord = method(&interp.Word{
+var statsWord = control(&interp.Word{
 	Name: "stats",
 	Doc: "Reads what the machine uses and has used. " +
 		"On cgroup v1 the kernel counts memory_peak, throttled_seconds and io only for a machine with memory(), cpu() and io(); else they are None, 0.0 and None, and memory is the sum of its processes' resident sets.",

@@ -16,7 +16,7 @@ var readFileWord = method(&interp.Word{
 		{Name: "path", Type: "string", Required: true, Pos: true, Doc: "a path in the machine"},
 	},
 	Returns: "its content, as a string",
-	Errors:  "no such file; a directory",
+	Errors:  "no such file; one that is no regular file or has more than 1 GiB",
 	Example: `m = machine_rfork(resources=[root("/")])
 m.run("ln -s /etc/hostname /tmp/link && echo inside >/etc/hostname")
 print(m.read_file("/tmp/link"))`,
@@ -29,7 +29,7 @@ print(m.read_file("/tmp/link"))`,
 	if v.planned() {
 		return v.would("read %s", path)
 	}
-	b, err := v.m.ReadFile(string(path))
+	b, err := v.m.ReadFile(c.Context(), string(path))
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ print(m.run(["hi"]).stdout)`,
 	if v.planned() {
 		return v.would("write %d bytes to %s", len(data), path)
 	}
-	return nil, v.m.WriteFile(string(path), data, fileMode(mode))
+	return nil, v.m.WriteFile(c.Context(), string(path), data, fileMode(mode))
 })
 
 // fileMode turns permission bits of chmod(2) into Go's.
@@ -88,7 +88,7 @@ var copyInWord = method(&interp.Word{
 	Name:   "copy_in",
 	Doc:    "Copies from the host into the machine, where it belongs to the machine's root. Links are copied as links and never followed.",
 	Params: copyParams,
-	Errors: "no such path; something that is neither file, link nor directory",
+	Errors: "no such path; something that is neither file, link nor directory; a directory into itself",
 	Example: `m = machine_rfork(resources=[root("/"), uidspace()])
 m.copy_in("/etc/passwd", "/srv/users")
 print(m.run(["stat", "-c", "%U", "/srv/users"]).stdout)`,
@@ -101,14 +101,14 @@ print(m.run(["stat", "-c", "%U", "/srv/users"]).stdout)`,
 	if v.planned() {
 		return v.would("copy %s of the host to %s", src, dst)
 	}
-	return nil, v.m.CopyIn(string(src), string(dst))
+	return nil, v.m.CopyIn(c.Context(), string(src), string(dst))
 })
 
 var copyOutWord = method(&interp.Word{
 	Name:   "copy_out",
 	Doc:    "Copies from the machine to the host, where it belongs to the caller. Links are copied as links and never followed.",
 	Params: copyParams,
-	Errors: "no such path; something that is neither file, link nor directory",
+	Errors: "no such path; something that is neither file, link nor directory; a directory into itself",
 	Example: `m = machine_rfork(resources=[root("/"), mount("tmpfs", "/work", type="tmpfs")])
 dir = host.run(["mktemp", "-d"]).stdout.strip()
 defer(lambda: host.run(["rm", "-r", dir]))
@@ -124,5 +124,5 @@ print(host.read_file(dir + "/out"))`,
 	if v.planned() {
 		return v.would("copy %s to %s of the host", src, dst)
 	}
-	return nil, v.m.CopyOut(string(src), string(dst))
+	return nil, v.m.CopyOut(c.Context(), string(src), string(dst))
 })

@@ -147,9 +147,16 @@ func (s *Session) methodNames(prefix string) []string {
 // method makes a word that is a method of a machine. In a dry run fn must do
 // nothing: see planned and would.
 func method(w *interp.Word, fn func(c *interp.Call, v *Machine) (starlark.Value, error)) *interp.Word {
+	ends := w.Name == "stop" || w.Name == "kill" || w.Name == "destroy" // once more, which is no error
 	w.Name = "Machine." + w.Name
 	w.Needs = "root"
-	w.Fn = func(c *interp.Call) (starlark.Value, error) { return fn(c, c.Recv.(*Machine)) }
+	w.Fn = func(c *interp.Call) (starlark.Value, error) {
+		v := c.Recv.(*Machine)
+		if v.planned() && !ends && v.m.State() == "dead" {
+			return nil, fmt.Errorf("machine %s: %w", v.m.Name(), kernel.ErrDead)
+		}
+		return fn(c, v)
+	}
 	return w
 }
 

@@ -115,7 +115,7 @@ print(p.wait(timeout="5s"), p.code)`,
 		}
 		var limit time.Duration
 		if timeout != nil {
-			limit = max(time.Duration(*timeout), 1)
+			limit = time.Duration(*timeout)
 		}
 		code, err := c.Recv.(*Process).p.Wait(c.Context(), limit)
 		if err != nil {
@@ -182,5 +182,8 @@ func (s *Signal) Unpack(v starlark.Value) error {
 		return fmt.Errorf(`got %s, want a signal as "TERM" or 15`, v.Type())
 	}
 	_, err := kernel.ParseSignal(s.name)
+	if e := (*kernel.ParamError)(nil); errors.As(err, &e) {
+		return fmt.Errorf("got %s, want %s", e.Got, e.Want) // whose parameter it is, the caller says
+	}
 	return err
 }

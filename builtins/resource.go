@@ -34,9 +34,8 @@ func newResource(c *interp.Call, res kernel.Resource) (starlark.Value, error) {
 	}
 	r := &Resource{word: c.Word, res: res, given: starlark.StringDict{}}
 	add := func(name string, v starlark.Value) {
-		v.Freeze()
 		r.names = append(r.names, name)
-		r.given[name] = v
+		r.given[name] = frozen(v)
 	}
 	for i, v := range c.Args {
 		add(c.Word.Params[i].Name, v)
@@ -46,6 +45,42 @@ func newResource(c *interp.Call, res kernel.Resource) (starlark.Value, error) {
 		add(name, kv[1])
 	}
 	return r, nil
+}
+
+// frozen is a value that nobody can change: of a list, dict or set a copy, since
+// the caller may go on filling its own.
+func frozen(v starlark.Value) starlark.Value {
+	switch v := v.(type) {
+	case starlark.Tuple:
+		return starlark.Tuple(frozenElements(v))
+	case *starlark.List:
+		l := starlark.NewList(frozenElements(v))
+		l.Freeze()
+		return l
+	case *starlark.Set:
+		s := starlark.NewSet(v.Len())
+		for e := range starlark.Elements(v) {
+			s.Insert(e) // hashed before: it cannot fail, nor can the element change
+		}
+		s.Freeze()
+		return s
+	case *starlark.Dict:
+		d := starlark.NewDict(v.Len())
+		for k, e := range starlark.Entries(v) {
+			d.SetKey(k, frozen(e))
+		}
+		d.Freeze()
+		return d
+	}
+	return v
+}
+
+func frozenElements(v starlark.Iterable) []starlark.Value {
+	var list []starlark.Value
+	for e := range starlark.Elements(v) {
+		list = append(list, frozen(e))
+	}
+	return list
 }
 
 func (r *Resource) String() string {

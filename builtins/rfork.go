@@ -1,6 +1,7 @@
 package builtins
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -93,6 +94,9 @@ func (s *Session) rfork(c *interp.Call) (starlark.Value, error) {
 		}
 		spec.Init = argv
 	}
+	if err := mayInit(c, fn); err != nil {
+		return nil, err
+	}
 	if s.dry {
 		return s.plan(c, parent, spec, given, fn)
 	}
@@ -103,8 +107,7 @@ func (s *Session) rfork(c *interp.Call) (starlark.Value, error) {
 	v := s.value(m)
 	v.given = given
 	if fn != nil {
-		if _, err := c.Interp().CallFn(c.Context(), fn, v); err != nil {
-			err = fmt.Errorf("machine %s: init: %w", m.Name(), err)
+		if err := callInit(c, fn, v); err != nil {
 			if e := m.Destroy(c.Context()); e != nil {
 				err = errors.Join(err, e)
 			}
@@ -126,11 +129,57 @@ func (s *Session) plan(c *interp.Call, parent *Machine, spec *kernel.Spec, given
 	v := s.value(s.lab.Planned(parent.m, p))
 	v.given = given
 	if fn != nil {
-		if _, err := c.Interp().CallFn(c.Context(), fn, v); err != nil {
-			return nil, fmt.Errorf("machine %s: init: %w", v.Name(), err)
+		if err := callInit(c, fn, v); err != nil {
+			s.lab.PlanEnd(v.m, true)
+			return nil, err
 		}
 	}
 	return v, nil
+}
+
+// initRun is an init function under way. It is in the context that the function
+// runs with, so that what it calls knows of it, on other threads too.
+type initRun struct {
+	fn    starlark.Callable
+	m     *Machine
+	outer *initRun // the one that called machine_rfork
+	depth int
+}
+
+type initKey struct{}
+
+// maxInits is how deep init functions may fork machines with init functions.
+const maxInits = 32
+
+// mayInit refuses an init function that would bring up machines without end: each
+// runs on a thread of its own, where Starlark does not see that it recurses.
+func mayInit(c *interp.Call, fn starlark.Callable) error {
+	if fn == nil {
+		return nil
+	}
+	run, _ := c.Context().Value(initKey{}).(*initRun)
+	if run != nil && run.depth >= maxInits {
+		return fmt.Errorf("%s: init: got init functions %d deep, want at most %d", c.Word.Name, run.depth+1, maxInits)
+	}
+	for ; run != nil; run = run.outer {
+		if run.fn == fn {
+			return fmt.Errorf("%s: init function %s is already bringing up %s: with it as their init, machines would be forked without end", c.Word.Name, fn.Name(), run.m.Name())
+		}
+	}
+	return nil
+}
+
+// callInit has an init function bring the machine up.
+func callInit(c *interp.Call, fn starlark.Callable, v *Machine) error {
+	run := &initRun{fn: fn, m: v, depth: 1}
+	run.outer, _ = c.Context().Value(initKey{}).(*initRun)
+	if run.outer != nil {
+		run.depth += run.outer.depth
+	}
+	if _, err := c.Interp().CallFn(context.WithValue(c.Context(), initKey{}, run), fn, v); err != nil {
+		return fmt.Errorf("machine %s: init: %w", v.Name(), err)
+	}
+	return nil
 }
 
 func kwargValues(c *interp.Call) starlark.Tuple {

@@ -56,11 +56,11 @@ print(m.run("echo x >>/data/users", check=False).ok, m.run("df -k /scratch | tai
 	Needs:  "root",
 	Fn: func(c *interp.Call) (starlark.Value, error) {
 		var source, target Text
-		fstype := "bind"
+		fstype := Text("bind")
 		var options Texts
 		if err := c.Unpack(&source, &target, &fstype, &options); err != nil {
 			return nil, err
 		}
-		return newResource(c, &kernel.Mount{Source: string(source), Target: string(target), Type: fstype, Options: options})
+		return newResource(c, &kernel.Mount{Source: string(source), Target: string(target), Type: string(fstype), Options: options})
 	},
 }

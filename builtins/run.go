@@ -78,7 +78,7 @@ print(m.run("tr a-z A-Z", stdin="loud").stdout)`,
 	}
 	var limit time.Duration
 	if timeout != nil {
-		limit = max(time.Duration(*timeout), 1)
+		limit = time.Duration(*timeout)
 	}
 	r, err := v.m.Run(c.Context(), k.kernel(), stdin, limit)
 	if err != nil {
@@ -98,7 +98,7 @@ print(m.run("tr a-z A-Z", stdin="loud").stdout)`,
 
 // failed is the error of a program that ended with a code other than 0.
 func failed(v *Machine, k *command, r *kernel.Result) error {
-	text := fmt.Sprintf("run %s in %s: code %d", k.text(), v.m.Name(), r.Code)
+	text := fmt.Sprintf("run %s in %s: code %d", kernel.Short(k.text()), v.m.Name(), r.Code)
 	if r.Code > 128 {
 		if name := kernel.SignalName(r.Code - 128); name != "" {
 			text += " (" + name + ")"
@@ -118,7 +118,7 @@ func failed(v *Machine, k *command, r *kernel.Result) error {
 	return interp.WithHint(errors.New(text), "with check=False the code is returned instead")
 }
 
-// optionalDuration unpacks a duration that may be absent, told from one of 0.
+// optionalDuration unpacks a duration that may be absent; one of 0 would be no time at all.
 type optionalDuration struct{ p **interp.Duration }
 
 func durationPtr(p **interp.Duration) *optionalDuration { return &optionalDuration{p} }
@@ -128,6 +128,9 @@ func (o *optionalDuration) Unpack(v starlark.Value) error {
 	var d interp.Duration
 	if err := d.Unpack(v); err != nil {
 		return err
+	}
+	if d == 0 {
+		return fmt.Errorf("got %s, want a duration above 0", v)
 	}
 	*o.p = &d
 	return nil

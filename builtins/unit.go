@@ -8,6 +8,7 @@ import (
 
 	"go.starlark.net/starlark"
 
+	"msh/kernel"
 	"msh/kernel/cgroup"
 )
 
@@ -20,7 +21,7 @@ func (s *Size) Unpack(v starlark.Value) error {
 	case starlark.Int:
 		n, ok := v.Int64()
 		if !ok || n < 0 {
-			return fmt.Errorf("got %s, want a size in bytes from 0 to %d", v, int64(math.MaxInt64))
+			return fmt.Errorf("got %s, want a size in bytes from 0 to %d", kernel.Short(v.String()), int64(math.MaxInt64))
 		}
 		*s = Size(n)
 		return nil
@@ -36,7 +37,7 @@ func (s *Size) Unpack(v starlark.Value) error {
 }
 
 func parseSize(text string) (int64, error) {
-	bad := fmt.Errorf(`got %q, want a size: bytes as an int, or "64K", "256M", "2G" (powers of 1024)`, text)
+	bad := fmt.Errorf(`got %q, want a size: bytes as an int, or "64K", "256M", "2G" (powers of 1024)`, kernel.Short(text))
 	number, shift := text, 0
 	if n := len(text); n > 0 {
 		if i := strings.IndexByte("KMGT", text[n-1]); i >= 0 {
@@ -92,7 +93,7 @@ func (t *Text) Unpack(v starlark.Value) error {
 		return fmt.Errorf("got %s, want a string", v.Type())
 	}
 	if s == "" || strings.IndexByte(string(s), 0) >= 0 {
-		return fmt.Errorf("got %s, want a text that is not empty and has no NUL", s)
+		return fmt.Errorf("got %q, want a text that is not empty and has no NUL", kernel.Short(string(s)))
 	}
 	*t = Text(s)
 	return nil
@@ -113,6 +114,9 @@ func (t *Texts) Unpack(v starlark.Value) error {
 		if !ok {
 			return fmt.Errorf("got %s in the list, want strings", e.Type())
 		}
+		if strings.IndexByte(s, 0) >= 0 {
+			return fmt.Errorf("got %q in the list, want strings without NUL", kernel.Short(s))
+		}
 		list = append(list, s)
 	}
 	*t = list
@@ -127,6 +131,9 @@ func (a *Argv) Unpack(v starlark.Value) error {
 	if s, ok := v.(starlark.String); ok {
 		if s == "" {
 			return fmt.Errorf("got an empty command, want a list of a program and its arguments, or a command for /bin/sh")
+		}
+		if strings.IndexByte(string(s), 0) >= 0 {
+			return fmt.Errorf("got %q, want a command without NUL", kernel.Short(string(s)))
 		}
 		*a = Argv{"/bin/sh", "-c", string(s)}
 		return nil
@@ -156,7 +163,10 @@ func (e *Env) Unpack(v starlark.Value) error {
 		name, ok1 := starlark.AsString(k)
 		value, ok2 := starlark.AsString(v)
 		if !ok1 || !ok2 {
-			return fmt.Errorf("got %s: %s, want strings", k, v)
+			return fmt.Errorf("got %s: %s, want strings", kernel.Short(k.String()), kernel.Short(v.String()))
+		}
+		if name == "" || strings.ContainsAny(name, "=\x00") || strings.IndexByte(value, 0) >= 0 {
+			return fmt.Errorf("got %q: %q, want a name without =, and no NUL in either", kernel.Short(name), kernel.Short(value))
 		}
 		env[name] = value
 	}
@@ -191,7 +201,7 @@ func (w *Whole) Unpack(v starlark.Value) error {
 	}
 	n, ok := i.Int64()
 	if !ok {
-		return fmt.Errorf("got %s, want a number of at most 63 bits", i)
+		return fmt.Errorf("got %s, want a number of at most 63 bits", kernel.Short(i.String()))
 	}
 	*w = Whole(n)
 	return nil

@@ -2,6 +2,7 @@ package interp
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	startime "go.starlark.net/lib/time"
@@ -57,10 +58,23 @@ func unpackDuration(v starlark.Value) (time.Duration, error) {
 // ParseDuration reads a duration as scripts write it: numbers, each with a unit of ns, us, ms, s, m or h.
 func ParseDuration(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
+	if _, tooMuch := time.ParseDuration(zeros(s)); err != nil && tooMuch == nil && strings.ContainsAny(s, "hms") {
+		return 0, fmt.Errorf(`got %s, want at most "2562047h", which is 292 years`, quoted(starlark.String(s)))
+	}
 	if err != nil {
-		return 0, fmt.Errorf(`got %q, want a duration such as "10ms", "1.5s" or "2m"`, s)
+		return 0, fmt.Errorf(`got %s, want a duration such as "10ms", "1.5s" or "2m"`, quoted(starlark.String(s)))
 	}
 	return d, nil
+}
+
+// zeros is s with every digit a 0: of the same form, and never too much.
+func zeros(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '1' && r <= '9' {
+			return '0'
+		}
+		return r
+	}, s)
 }
 
 // quoted shows a value in an error, a long one shortened.

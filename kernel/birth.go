@@ -20,9 +20,10 @@ type birth struct {
 	files   map[stage0.FD]int // descriptors of msh's that the program names
 	flags   uintptr           // CLONE_NEW*
 	ids     *IDs
-	cgroup  int // descriptor of a v2 group to be born in, -1 for none
-	pidns   int // pidfd of a machine in whose PID namespace to be born, -1 for msh's own
-	fault   int // the step that is to fail
+	cgroup  int      // descriptor of a v2 group to be born in, -1 for none
+	pidns   int      // pidfd of a machine in whose PID namespace to be born, -1 for msh's own
+	fault   int      // the step that is to fail
+	in      *Machine // whose group it is born in, nil for none
 }
 
 // process is a running stage0, and whatever it has executed since.
@@ -51,6 +52,12 @@ var stage0Path = sync.OnceValues(func() (string, error) {
 
 // start starts it. The caller closes the process.
 func (b *birth) start() (*process, error) {
+	if b.in != nil {
+		defer b.in.hold()()
+		if err := b.in.awake(); err != nil {
+			return nil, err
+		}
+	}
 	path, err := stage0Path()
 	if err != nil {
 		return nil, err
@@ -73,7 +80,7 @@ func (b *birth) start() (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.fault > 0 {
+	if b.fault > 0 && b.fault <= b.program.Len() {
 		stage0.Sabotage(code, stage0.Ref(b.fault-1))
 	}
 	blob, err := unix.MemfdCreate("msh-program", unix.MFD_CLOEXEC)
@@ -159,9 +166,9 @@ type stepError struct {
 
 func (e *stepError) Error() string {
 	if e.errno == 0 {
-		return e.step.Words + ": msh is gone"
+		return Short(e.step.Words) + ": msh is gone"
 	}
-	return e.step.Words + ": " + e.errno.Error()
+	return Short(e.step.Words) + ": " + e.errno.Error()
 }
 
 func (e *stepError) Unwrap() error { return e.errno }
@@ -175,7 +182,9 @@ func (e *stepError) Hint() string {
 		return "the kernel says more in dmesg; for an overlay: the lower directory is itself an overlay's upper, or on a file system that cannot be a layer"
 	case nr == unix.SYS_MOUNT && e.errno == unix.ENODEV:
 		return "the kernel has no such file system (see /proc/filesystems)"
-	case nr == unix.SYS_MOVE_MOUNT && e.errno == unix.ENOENT:
+	case nr == unix.SYS_OPENAT2 && e.errno == unix.ELOOP:
+		return "a link that would lead out of the machine's root, or a mount point of every root that is a link"
+	case nr == unix.SYS_OPENAT2 && e.errno == unix.ENOENT:
 		return "the mount point is not in the machine's root, and msh makes none in a root that is not the machine's own"
 	case nr == unix.SYS_MOUNT_SETATTR && e.errno == unix.EINVAL:
 		return "the file system there cannot have its owners shifted (idmapped mounts): ext4, xfs, btrfs and, since 6.3, tmpfs can"

@@ -17,7 +17,7 @@ type capture struct {
 
 // newCapture makes the pipes. They belong to the user who will write to them, or
 // programs that open /dev/stdout anew could not.
-func newCapture(m *Machine, user string) (*capture, error) {
+func newCapture(m *Machine, uid int) (*capture, error) {
 	c := &capture{pipes: [2][2]int{{-1, -1}, {-1, -1}}}
 	for i := range c.pipes {
 		if err := unix.Pipe2(c.pipes[i][:], unix.O_CLOEXEC); err != nil {
@@ -29,22 +29,11 @@ func newCapture(m *Machine, user string) (*capture, error) {
 			return nil, err
 		}
 	}
-	if m.self.IDs != nil || user != "" {
-		uid := 0
-		if user != "" {
-			u, err := m.lookupUser(user)
-			if err != nil {
+	if at, ok := outward(m.self.IDs, uint32(uid), 1); ok && at != 0 {
+		for i := range c.pipes {
+			if err := unix.Fchown(c.pipes[i][1], int(at), -1); err != nil {
 				c.close()
-				return nil, err
-			}
-			uid = u.uid
-		}
-		if at, ok := outward(m.self.IDs, uint32(uid), 1); ok {
-			for i := range c.pipes {
-				if err := unix.Fchown(c.pipes[i][1], int(at), -1); err != nil {
-					c.close()
-					return nil, fmt.Errorf("give the pipe to user %d: %w", at, err)
-				}
+				return nil, fmt.Errorf("give the pipe to user %d: %w", at, err)
 			}
 		}
 	}

@@ -18,7 +18,7 @@ import (
 // returns with the child parked, or running where nothing waits for it.
 func (t *Txn) clone() (*Child, error) {
 	p := t.plan
-	b := &birth{program: p.Steps.Program, files: map[stage0.FD]int{}, cgroup: -1, pidns: -1, fault: t.host.Fault.Child}
+	b := &birth{program: p.Steps.Program, files: map[stage0.FD]int{}, cgroup: -1, pidns: -1, fault: t.host.Fault.Child, in: t.parent}
 	if err := t.open(b); err != nil {
 		return nil, err
 	}

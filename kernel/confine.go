@@ -85,6 +85,10 @@ func (h *Host) confineNew(m *Machine) error {
 	if err != nil {
 		return err
 	}
+	// Another msh may have confined it since it was written down.
+	if err := m.refresh(); err != nil {
+		return err
+	}
 	return m.confine(claims, false)
 }
 
@@ -99,7 +103,7 @@ func (m *Machine) confine(claims []ledger.Claim, less bool) error {
 		return err
 	}
 	rest := slices.DeleteFunc(slices.Clone(all), func(cpu int) bool {
-		return slices.ContainsFunc(claims, func(c ledger.Claim) bool { return c.Name == strconv.Itoa(cpu) && !m.within(c.Owner) })
+		return slices.ContainsFunc(claims, func(c ledger.Claim) bool { return cpuOf(c) == strconv.Itoa(cpu) && !m.within(c.Owner) })
 	})
 	// The kernel's word, not the record's: an msh may have died between the two.
 	had, err := m.group.CPUs()

@@ -20,6 +20,8 @@ func (m *Machine) Freeze(ctx context.Context) error {
 	if err := m.controllable("freeze"); err != nil {
 		return err
 	}
+	m.starting.Lock()
+	defer m.starting.Unlock()
 	return m.group.Freeze(ctx)
 }
 
@@ -31,9 +33,14 @@ func (m *Machine) Thaw(ctx context.Context) error {
 	return m.group.Thaw(ctx)
 }
 
+// NotHost is the error of doing to the host what can be done to a machine only.
+func NotHost(what string) error {
+	return bad(what, "host", nil, "got the host, want a machine")
+}
+
 func (m *Machine) controllable(what string) error {
 	if m.isHost() {
-		return bad(what, "", nil, "a machine: this is the host")
+		return NotHost(what)
 	}
 	return m.alive()
 }
@@ -178,17 +185,21 @@ func (m *Machine) killRest(ctx context.Context) error {
 	return m.awaitEnd(ctx)
 }
 
+// CheckSet tells of a resource alone whether a machine can be set to it.
+func CheckSet(r Resource) error {
+	if _, ok := r.(setter); !ok {
+		return bad("set", "resource", r.Kind(), "one that can change while the machine runs: cpu, memory, pids, io, rlimit, children, uname or sysctl")
+	}
+	return r.Validate()
+}
+
 // Set changes a resource of the machine while it runs. What the resource does
 // not name stays as it was.
 func (m *Machine) Set(r Resource) error {
 	if err := m.controllable("set"); err != nil {
 		return err
 	}
-	s, ok := r.(setter)
-	if !ok {
-		return bad("set", "resource", r.Kind(), "one that can change while the machine runs: cpu, memory, pids, io, rlimit, children, uname or sysctl")
-	}
-	if err := r.Validate(); err != nil {
+	if err := CheckSet(r); err != nil {
 		return err
 	}
 	if err := m.refresh(); err != nil {
@@ -196,7 +207,7 @@ func (m *Machine) Set(r Resource) error {
 	}
 	m.setting.Lock()
 	defer m.setting.Unlock()
-	if err := s.set(m); err != nil {
+	if err := r.(setter).set(m); err != nil {
 		return fmt.Errorf("set %s of %s: %w", r.Kind(), m.Name(), err)
 	}
 	m.mu.Lock()
@@ -288,7 +299,7 @@ func poll(ctx context.Context, f func() (bool, error)) error {
 
 // WaitFile waits until a path is there in the machine.
 func (m *Machine) WaitFile(ctx context.Context, path string, timeout time.Duration) error {
-	return m.wait(ctx, timeout, "file "+path, func(context.Context) (bool, error) { return m.Exists(path) })
+	return m.wait(ctx, timeout, "file "+path, func(ctx context.Context) (bool, error) { return m.Exists(ctx, path) })
 }
 
 // WaitPort waits until something listens on a TCP port of the machine's network.

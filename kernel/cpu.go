@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"msh/kernel/cgroup"
 	"msh/kernel/ledger"
@@ -33,7 +34,7 @@ func (c *CPU) Validate() error {
 	switch {
 	case c.Quota == 0 && c.Weight == 0 && c.Set == nil && !c.Exclusive:
 		return bad("cpu", "", nil, "want at least one of quota, weight and set")
-	case c.Quota != 0 && (c.Quota < 0.1 || c.Quota > 1e6):
+	case c.Quota != 0 && !(c.Quota >= 0.1 && c.Quota <= 1e6): // NaN is neither
 		return bad("cpu", "quota", c.Quota, "percent of one CPU, 0.1 to 1000000")
 	case c.Weight != 0 && (c.Weight < 1 || c.Weight > 10000):
 		return bad("cpu", "weight", c.Weight, "1 to 10000")
@@ -51,7 +52,11 @@ func (c *CPU) Plan(p *Plan) error {
 	l.CPUQuota, l.CPUWeight, l.CPUs, l.Exclusive = c.Quota, uint64(c.Weight), cgroup.FormatCPUs(c.Set), c.Exclusive
 	if c.Exclusive {
 		for _, n := range c.Set {
-			p.Claims = append(p.Claims, ledger.Claim{Kind: "cpu", Name: strconv.Itoa(n)})
+			name := strconv.Itoa(n)
+			if p.Under.Name != "" { // the one it comes from has the plain name
+				name += "." + p.Under.Lab + "." + p.Spec.Name
+			}
+			p.Claims = append(p.Claims, ledger.Claim{Kind: "cpu", Name: name})
 		}
 	}
 	return nil
@@ -74,11 +79,23 @@ func (c *CPU) set(m *Machine) error {
 		return bad("cpu", "exclusive", nil, "exclusive CPUs are given when the machine is made, and for its life")
 	}
 	if c.Set != nil {
+		// Until the limit is set: a CPU that is free now must not be given away meanwhile.
+		unlock, err := m.host.book.Lock()
+		if err != nil {
+			return err
+		}
+		defer unlock()
 		if err := m.parent.hasCPUs(m.host, c.Set, false, m.ID()); err != nil {
 			return err
 		}
 	}
 	return m.limit(cgroup.Limits{CPUQuota: c.Quota, CPUWeight: uint64(c.Weight), CPUs: cgroup.FormatCPUs(c.Set)})
+}
+
+// cpuOf is the number in a claim on a CPU.
+func cpuOf(c ledger.Claim) string {
+	n, _, _ := strings.Cut(c.Name, ".")
+	return n
 }
 
 // hasCPUs tells whether machines of m may run on those CPUs.
@@ -97,9 +114,9 @@ func (m *Machine) hasCPUs(h *Host, set []int, alone bool, owner string) error {
 		return err
 	}
 	for _, c := range claims {
-		n, _ := strconv.Atoi(c.Name)
+		n, _ := strconv.Atoi(cpuOf(c))
 		if slices.Contains(set, n) && c.Owner != owner && !m.within(c.Owner) {
-			return &ParamError{Kind: "cpu", Param: "set", Got: "CPU " + c.Name, Want: "one that is free: machine " + c.Owner + " has it exclusively"}
+			return &ParamError{Kind: "cpu", Param: "set", Got: "CPU " + cpuOf(c), Want: "one that is free: machine " + c.Owner + " has it exclusively"}
 		}
 	}
 	if alone && len(set) == len(have) {

@@ -266,7 +266,7 @@ func TestKept(t *testing.T) {
 	for _, m := range []*Machine{kept, inner} {
 		want(t, m.ID(), "running", m.State())
 		want(t, "a command in it", "0 /", run(t, m, "/bin/sh", "-c", "echo $(id -u) $(pwd)"))
-		if b, err := m.ReadFile("/etc/passwd"); err != nil || len(b) == 0 {
+		if b, err := m.ReadFile(t.Context(), "/etc/passwd"); err != nil || len(b) == 0 {
 			t.Errorf("read_file: %d bytes, %v", len(b), err)
 		}
 		if _, err := m.Stats(); err != nil {
@@ -276,7 +276,7 @@ func TestKept(t *testing.T) {
 	want(t, "the spec", 4, len(kept.Spec().Resources))
 	want(t, "the parent of the inner one", "kept", inner.Parent().Name())
 	want(t, "the process it was left with", "1", sh(t, kept, "n=0; for p in /proc/[0-9]*; do grep -qs sleep $p/comm && n=$((n+1)); done; echo $n"))
-	if err := kept.WriteFile("/tmp/x", []byte("y"), 0o644); err != nil {
+	if err := kept.WriteFile(t.Context(), "/tmp/x", []byte("y"), 0o644); err != nil {
 		t.Error(err)
 	}
 	if err := kept.Set(&Pids{Max: 60}); err != nil {

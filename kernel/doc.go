@@ -40,7 +40,7 @@
 //	shift the owners of trees, Attach        .
 //	write sync ────────────────────────────> go on
 //	                                         the kinds' steps: root, mounts, names, …
-//	                                         leave the session, keyring, umask, signals
+//	                                         leave the session, keyring, umask, signals; limits
 //	sync closes <─────────────────────────── execve init (descriptors close)
 //	ledger: the machine is up
 //

@@ -1,11 +1,9 @@
 package kernel
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -60,7 +58,7 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 		return fd, err
 	}
 	s := &Steps{stage0.New(), &Plan{Spec: m.spec, Under: m.self, Group: m.group}}
-	b := &birth{program: s.Program, files: map[stage0.FD]int{}, cgroup: -1, pidns: -1, fault: m.host.Fault.Child}
+	b := &birth{program: s.Program, files: map[stage0.FD]int{}, cgroup: -1, pidns: -1, fault: m.host.Fault.Child, in: m}
 	if m.group == nil {
 		s.Plan.Group = &cgroup.Group{}
 		return b, s, closeAll, nil
@@ -92,20 +90,21 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 	return b, s, closeAll, nil
 }
 
-// command appends the steps that become the command.
-func (m *Machine) command(s *Steps, c *Command) error {
+// command appends the steps that become the command, and tells which of the
+// machine's users it becomes.
+func (m *Machine) command(ctx context.Context, s *Steps, c *Command) (uid int, err error) {
 	env := c.Env
 	cwd := "/"
 	if c.Cwd != "" {
 		cwd = c.Cwd
 	}
+	u, err := m.lookupUser(ctx, c.User)
+	if err != nil {
+		return 0, err
+	}
 	s.Call("become a session leader", stage0.MayFail, unix.SYS_SETSID)
 	s.clean()
 	if c.User != "" {
-		u, err := m.lookupUser(c.User)
-		if err != nil {
-			return err
-		}
 		s.becomeUser(u.uid, u.gid, u.groups)
 		env = map[string]string{"HOME": u.home, "USER": u.name, "LOGNAME": u.name}
 		for k, v := range c.Env {
@@ -115,88 +114,12 @@ func (m *Machine) command(s *Steps, c *Command) error {
 	s.Call("go to "+cwd, 0, unix.SYS_CHDIR, cwd)
 	s.Call("unblock signals", 0, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, stage0.Buffer(sigsetSize), 0, sigsetSize)
 	s.exec(c.Argv, DefaultEnv(env))
-	return nil
-}
-
-// user is a line of the machine's passwd(5).
-type user struct {
-	name, home string
-	uid, gid   int
-	groups     []int
-}
-
-// lookupUser finds USER or USER:GROUP, names or numbers, in the machine's own
-// /etc/passwd and /etc/group.
-func (m *Machine) lookupUser(name string) (*user, error) {
-	name, group, hasGroup := strings.Cut(name, ":")
-	u := &user{name: name, home: "/", uid: -1}
-	if n, err := strconv.ParseUint(name, 10, 31); err == nil {
-		u.uid = int(n)
-	}
-	passwd, err := m.ReadFile("/etc/passwd")
-	if err != nil && u.uid < 0 {
-		return nil, bad("run", "user", name, "a user of "+m.Name()+"'s /etc/passwd: "+err.Error())
-	}
-	for line := range bytes.Lines(passwd) {
-		f := strings.Split(strings.TrimSpace(string(line)), ":")
-		if len(f) < 7 || f[0] != name && f[2] != name {
-			continue
-		}
-		uid, err1 := strconv.Atoi(f[2])
-		gid, err2 := strconv.Atoi(f[3])
-		if err1 == nil && err2 == nil {
-			u.name, u.uid, u.gid, u.home = f[0], uid, gid, f[5]
-			break
-		}
-	}
-	if u.uid < 0 {
-		return nil, bad("run", "user", name, "a user of "+m.Name()+"'s /etc/passwd, or a number")
-	}
-	groups, _ := m.ReadFile("/etc/group")
-	found := false
-	if n, err := strconv.ParseUint(group, 10, 31); err == nil && hasGroup {
-		u.gid, found = int(n), true
-	}
-	for line := range bytes.Lines(groups) {
-		f := strings.Split(strings.TrimSpace(string(line)), ":")
-		if len(f) < 4 {
-			continue
-		}
-		gid, err := strconv.Atoi(f[2])
-		if err != nil {
-			continue
-		}
-		if hasGroup && f[0] == group {
-			u.gid, found = gid, true
-		}
-		for _, member := range strings.Split(f[3], ",") {
-			if member == u.name && !hasGroup {
-				u.groups = append(u.groups, gid)
-			}
-		}
-	}
-	if hasGroup && !found {
-		return nil, bad("run", "user", name+":"+group, "a group of "+m.Name()+"'s /etc/group, or a number")
-	}
-	return u, nil
+	return u.uid, nil
 }
 
 // perform runs steps inside the machine and waits for their end.
 func (m *Machine) perform(steps func(*Steps)) error {
-	b, s, done, err := m.entry()
-	if err != nil {
-		return err
-	}
-	defer done()
-	steps(s)
-	s.Exit(0)
-	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(null)
-	b.stdio = [3]int{null, null, null}
-	p, err := b.start()
+	p, err := m.begin(nil, steps)
 	if err != nil {
 		return err
 	}
@@ -229,10 +152,12 @@ func (m *Machine) notStarted(c *Command, p *process) error {
 				continue
 			}
 			if r, _ := p.result(stage0.Ref(i)); r != 0 && unix.Errno(-r) != unix.ENOENT && unix.Errno(-r) != unix.ENOTDIR {
-				return &stepError{s, i, unix.Errno(-r)}
+				return &notExecuted{&stepError{s, i, unix.Errno(-r)}}
 			}
 		}
-		return withHint(fmt.Errorf("run %s: %w in %s's PATH", c.Argv[0], errNotFound, m.Name()), "PATH is "+pathOf(DefaultEnv(c.Env)))
+		return &notExecuted{withHint(fmt.Errorf("run %s: %w in %s's PATH", Short(c.Argv[0]), errNotFound, m.Name()), "PATH is "+pathOf(DefaultEnv(c.Env)))}
+	case e.step.Nr == unix.SYS_EXECVE:
+		return &notExecuted{err}
 	case e.step.Nr == unix.SYS_CHDIR:
 		return bad("run", "cwd", c.Cwd, "a directory of "+m.Name()+": "+e.errno.Error())
 	}
@@ -241,10 +166,20 @@ func (m *Machine) notStarted(c *Command, p *process) error {
 
 var errNotFound = fmt.Errorf("not found: %w", unix.ENOENT)
 
+// notExecuted is an error of execve(2) of the command itself, not of the way in.
+type notExecuted struct{ error }
+
+func (e *notExecuted) Unwrap() error { return e.error }
+
 // ExitCode is the code a shell would give for a command that did not start: 127
-// when there is no such program, 126 when it cannot be executed.
+// when there is no such program, 126 when it cannot be executed; 1 where it was
+// not even tried.
 func ExitCode(err error) int {
-	if errors.Is(err, errNotFound) || errors.Is(err, unix.ENOENT) {
+	var e *notExecuted
+	switch {
+	case !errors.As(err, &e):
+		return 1
+	case errors.Is(e, unix.ENOENT):
 		return 127
 	}
 	return 126
@@ -270,7 +205,8 @@ func (m *Machine) Run(ctx context.Context, c *Command, stdin []byte, timeout tim
 		return nil, err
 	}
 	defer done()
-	if err := m.command(s, c); err != nil {
+	uid, err := m.command(ctx, s, c)
+	if err != nil {
 		return nil, err
 	}
 	in, err := input(stdin)
@@ -278,7 +214,7 @@ func (m *Machine) Run(ctx context.Context, c *Command, stdin []byte, timeout tim
 		return nil, err
 	}
 	defer unix.Close(in)
-	out, err := newCapture(m, c.User)
+	out, err := newCapture(m, uid)
 	if err != nil {
 		return nil, err
 	}
@@ -317,7 +253,7 @@ func (m *Machine) Attach(ctx context.Context, c *Command, stdio [3]int, signals 
 		return 0, err
 	}
 	defer done()
-	if err := m.command(s, c); err != nil {
+	if _, err := m.command(ctx, s, c); err != nil {
 		return 0, err
 	}
 	b.stdio = stdio

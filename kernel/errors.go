@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"unicode/utf8"
 )
 
 // ErrNotSupported is in the chain of every error that says that this kernel, or
@@ -46,11 +47,24 @@ func bad(kind, param string, got any, want string) error {
 	switch g := got.(type) {
 	case nil:
 	case string:
-		text = fmt.Sprintf("%q", g)
+		text = fmt.Sprintf("%q", Short(g))
 	default:
-		text = fmt.Sprint(g)
+		text = Short(fmt.Sprint(g))
 	}
 	return &ParamError{Kind: kind, Param: param, Got: text, Want: want}
+}
+
+// Short is text that an error echoes, cut where it is longer than some 200 bytes:
+// an argument may have megabytes.
+func Short(text string) string {
+	cut := 200
+	if len(text) <= cut {
+		return text
+	}
+	for cut > 0 && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + "…"
 }
 
 // hinted puts a mend beside an error.

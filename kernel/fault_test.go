@@ -85,7 +85,8 @@ func faults(t *testing.T, h *Host, l *Lab, parent *Machine, rs []Resource) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.names["m"] = false // the plan took it
+	l.names["m"] = false // the plan took it, and a place among the children
+	parent.disown("m")
 	steps := plan.Steps.Steps()
 	before := hostState(t, h)
 

@@ -1,156 +1,241 @@
 package kernel
 
 import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
-// openRoot opens the machine's root directory.
-func (m *Machine) openRoot() (int, error) {
-	path := "/"
-	if !m.isHost() {
-		if err := m.alive(); err != nil {
-			return -1, err
-		}
-		path = fmt.Sprintf("/proc/%d/root", m.pid)
-	}
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if dead := m.alive(); dead != nil {
-		if err == nil {
-			unix.Close(fd) // the number may be another process's by now
-		}
-		return -1, dead
-	}
-	if !m.isHost() && (err == unix.ENOENT || err == unix.ESRCH) { // init is ending and has let go of its root
-		return -1, fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
-	}
-	if err != nil {
-		return -1, fmt.Errorf("open the root of %s: %w", m.Name(), err)
-	}
-	return fd, nil
+// fileMax is the most that ReadFile reads. A machine can make a file of any size
+// out of nothing, and it is msh's memory that it would fill.
+const fileMax = 1 << 30
+
+// ReadFile reads a regular file of the machine's, of at most 1 GiB.
+func (m *Machine) ReadFile(ctx context.Context, path string) ([]byte, error) {
+	return m.readFile(ctx, path, fileMax)
 }
 
-// openIn opens a path of the machine's that is there. Whatever links are on the
-// way, it stays inside the machine's root (openat2(2), RESOLVE_IN_ROOT).
-func openIn(root int, path string, flags int) (*os.File, error) {
-	how := &unix.OpenHow{Flags: uint64(flags) | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	if flags&unix.O_PATH == 0 {
-		how.Flags |= unix.O_NOCTTY
-	}
-	for {
-		fd, err := unix.Openat2(root, path, how)
-		switch {
-		case err == unix.EINTR || err == unix.EAGAIN: // EAGAIN: renamed on the way
-			continue
-		case err != nil:
-			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
-		}
-		return os.NewFile(uintptr(fd), path), nil
-	}
-}
-
-// ReadFile reads a file of the machine's.
-func (m *Machine) ReadFile(path string) ([]byte, error) {
-	root, err := m.openRoot()
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(root)
-	// O_NONBLOCK: a FIFO without a writer must not hang msh.
-	f, err := openIn(root, path, unix.O_RDONLY|unix.O_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", m.Name(), err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(f)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", m.Name(), err)
+func (m *Machine) readFile(ctx context.Context, path string, limit int64) ([]byte, error) {
+	var b []byte
+	err := m.withFiles(ctx, func(files filesystem) (err error) {
+		b, err = readFile(ctx, files, path, limit)
+		return err
+	})
+	if err != nil { // and b may still be written to
+		return nil, m.named(err)
 	}
 	return b, nil
 }
 
-// Exists tells whether a path is there in the machine.
-func (m *Machine) Exists(path string) (bool, error) {
-	root, err := m.openRoot()
-	if err != nil {
-		return false, err
+// named says in whose files something is wrong.
+func (m *Machine) named(err error) error {
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {
+		return fmt.Errorf("%s: %w", m.Name(), err)
 	}
-	defer unix.Close(root)
-	f, err := openIn(root, path, unix.O_PATH)
+	return err
+}
+
+func readFile(ctx context.Context, files filesystem, path string, limit int64) ([]byte, error) {
+	fd, _, err := openRegular(ctx, files, atRoot, path, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	b, err := io.ReadAll(io.LimitReader(stream{ctx, fd, path}, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = pathError("read", path, fmt.Errorf("more than %d bytes: %w", limit, unix.EFBIG))
+	}
+	return b, err
+}
+
+var errNoFile = errors.New("not a regular file")
+
+// openRegular opens a file to read it, and looks only then at what it is: before,
+// it could be changed for something else. O_NONBLOCK does not wait for the writer
+// of a FIFO, and stays on: for the few regular files that can make a reader wait
+// (/proc/kmsg) having nothing to read is an error.
+func openRegular(ctx context.Context, files filesystem, dir int, path string, flags int) (int, *unix.Stat_t, error) {
+	fd, err := files.open(ctx, dir, path, unix.O_RDONLY|unix.O_NONBLOCK|flags, 0)
+	if err != nil {
+		return -1, nil, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil {
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFREG:
+			return fd, &st, nil
+		case unix.S_IFDIR:
+			err = unix.EISDIR
+		default:
+			err = errNoFile
+		}
+	}
+	unix.Close(fd)
+	return -1, nil, pathError("read", path, err)
+}
+
+// stream reads or writes an open file until the context ends.
+type stream struct {
+	ctx  context.Context
+	fd   int
+	name string
+}
+
+// Read implements io.Reader.
+func (s stream) Read(b []byte) (int, error) {
+	n, err := s.try("read", unix.Read, b)
+	if err == nil && n == 0 && len(b) > 0 {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// Write implements io.Writer.
+func (s stream) Write(b []byte) (int, error) {
+	for done := 0; ; {
+		n, err := s.try("write", unix.Write, b[done:])
+		if done += n; err != nil || done == len(b) {
+			return done, err
+		}
+	}
+}
+
+func (s stream) try(op string, f func(int, []byte) (int, error), b []byte) (int, error) {
+	const block = 1 << 20 // between two looks at the context
+	for {
+		if err := s.ctx.Err(); err != nil {
+			return 0, err
+		}
+		n, err := f(s.fd, b[:min(len(b), block)])
+		if err != unix.EINTR {
+			return max(n, 0), pathError(op, s.name, err)
+		}
+	}
+}
+
+// Exists tells whether a path is there in the machine.
+func (m *Machine) Exists(ctx context.Context, path string) (bool, error) {
+	err := m.withFiles(ctx, func(files filesystem) error {
+		fd, err := files.open(ctx, atRoot, path, unix.O_PATH, 0)
+		if err == nil {
+			unix.Close(fd)
+		}
+		return err
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	if err != nil {
-		return false, err
-	}
-	return true, f.Close()
+	return err == nil, err
 }
 
 // WriteFile writes a file of the machine's, owned by the machine's root. Whoever
 // reads it meanwhile sees the old one or the new one: it is put in place whole.
 // A file that is there keeps nothing, not even its mode.
-func (m *Machine) WriteFile(path string, data []byte, mode os.FileMode) error {
-	return m.asRoot(func(root int) error {
-		dir, err := openIn(root, filepath.Dir(clean(path)), unix.O_PATH|unix.O_DIRECTORY)
+func (m *Machine) WriteFile(ctx context.Context, path string, data []byte, mode os.FileMode) error {
+	return m.named(m.withFiles(ctx, func(files filesystem) error {
+		dir, name, err := locate(ctx, files, path)
 		if err != nil {
-			return fmt.Errorf("%s: %w", m.Name(), err)
+			return err
 		}
-		defer dir.Close()
-		return putFile(int(dir.Fd()), filepath.Base(clean(path)), mode, func(w io.Writer) error {
+		defer unix.Close(dir)
+		return putFile(ctx, files, dir, name, modeBits(mode), func(w io.Writer) error {
 			_, err := w.Write(data)
 			return err
 		})
+	}))
+}
+
+// locate opens the directory that a path's last name is in. The root's name, in
+// itself, is ".".
+func locate(ctx context.Context, files filesystem, path string) (dir int, name string, err error) {
+	path = clean(path)
+	name = filepath.Base(path)
+	if path == "/" { // a name that begins with a slash would be msh's own root
+		name = "."
+	}
+	dir, err = files.open(ctx, atRoot, filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	return dir, name, err
+}
+
+// putFile writes name in a directory by way of another name.
+func putFile(ctx context.Context, files filesystem, dir int, name string, mode uint32, write func(io.Writer) error) error {
+	return put(ctx, files, dir, name, func(tmp string) error {
+		fd, err := files.open(ctx, dir, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return err
+		}
+		err = write(stream{ctx, fd, name})
+		if err == nil {
+			err = files.chmod(ctx, fd, name, mode) // at the end: what is written to loses its set-user-ID bit
+		}
+		if e := unix.Close(fd); err == nil {
+			err = pathError("close", name, e)
+		}
+		return err
 	})
 }
 
-// putFile writes name in a directory by way of another name. A symbolic link of
-// that name is replaced, not followed; a device or FIFO is refused.
-func putFile(dir int, name string, mode os.FileMode, write func(io.Writer) error) error {
-	var st unix.Stat_t
-	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
-		switch st.Mode & unix.S_IFMT {
-		case unix.S_IFREG, unix.S_IFLNK:
-		default:
-			return &fs.PathError{Op: "write", Path: name, Err: errors.New("there is something that is no file")}
-		}
+// put makes something under a name that nobody uses and renames it. A symbolic
+// link or file in its place is replaced, not followed; anything else is refused.
+func put(ctx context.Context, files filesystem, dir int, name string, create func(tmp string) error) error {
+	st, err := lstat(ctx, files, dir, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	case st.Mode&unix.S_IFMT != unix.S_IFREG && st.Mode&unix.S_IFMT != unix.S_IFLNK:
+		return pathError("write", name, errors.New("there is something that is no file"))
 	}
 	var tmp string
-	fd, err := -1, error(unix.EEXIST)
-	for err == unix.EEXIST || err == unix.EINTR {
-		tmp = fmt.Sprintf(".msh-%d-%d", os.Getpid(), written.Add(1))
-		fd, err = unix.Openat(dir, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC|unix.O_NOFOLLOW, uint32(mode.Perm()))
-	}
-	if err != nil {
-		return &fs.PathError{Op: "create", Path: name, Err: err}
-	}
-	f := os.NewFile(uintptr(fd), name)
-	err = write(f)
-	if err == nil {
-		err = unix.Fchmod(fd, modeBits(mode)) // past the umask
-	}
-	if e := f.Close(); err == nil {
-		err = e
+	for err = fs.ErrExist; errors.Is(err, fs.ErrExist); {
+		if e := ctx.Err(); e != nil {
+			return e
+		}
+		tmp = ".msh-" + randomHex(4)
+		err = create(tmp)
 	}
 	if err == nil {
-		err = unix.Renameat(dir, tmp, dir, name)
+		err = files.rename(ctx, dir, tmp, name)
 	}
-	if err != nil {
-		unix.Unlinkat(dir, tmp, 0)
-		return &fs.PathError{Op: "write", Path: name, Err: err}
+	if err == nil {
+		return nil
 	}
-	return nil
+	var e *fs.PathError
+	if errors.As(err, &e) && e.Path == tmp {
+		e.Path = name // which the caller knows
+	}
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	if e := files.unlink(late, dir, tmp); e != nil && !errors.Is(e, fs.ErrNotExist) {
+		err = errors.Join(err, e)
+	}
+	return err
 }
 
-// written counts files written, for names that no two of them have.
-var written atomic.Uint64
+func randomHex(n int) string {
+	b := make([]byte, n)
+	rand.Read(b) // which never fails
+	return hex.EncodeToString(b)
+}
+
+// lstat looks at a name without following it.
+func lstat(ctx context.Context, files filesystem, dir int, name string) (*unix.Stat_t, error) {
+	fd, err := files.open(ctx, dir, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	return &st, pathError("stat", name, unix.Fstat(fd, &st))
+}
 
 func modeBits(mode os.FileMode) uint32 {
 	bits := uint32(mode.Perm())
@@ -164,172 +249,4 @@ func modeBits(mode os.FileMode) uint32 {
 		bits |= unix.S_ISVTX
 	}
 	return bits
-}
-
-// asRoot calls f with the machine's root directory, as the machine's root user:
-// what f creates belongs to it. In a machine with ids of its own that takes a
-// thread with another file-system user; the goroutine ends locked to it, so that
-// it serves nobody else.
-func (m *Machine) asRoot(f func(root int) error) error {
-	root, err := m.openRoot()
-	if err != nil {
-		return err
-	}
-	defer unix.Close(root)
-	uid, ok := outward(m.self.IDs, 0, 1)
-	if !ok || uid == 0 {
-		return f(root)
-	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		err := setFsuser(int(uid))
-		if err == nil {
-			err = f(root)
-		}
-		done <- err
-	}()
-	return <-done
-}
-
-// setFsuser makes this thread's new files belong to a user, and keeps the rights
-// that leaving user 0 would take (credentials(7)).
-func setFsuser(uid int) error {
-	unix.Setfsgid(uid)
-	unix.Setfsuid(uid)
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return fmt.Errorf("capget: %w", err)
-	}
-	for i := range data {
-		data[i].Effective = data[i].Permitted
-	}
-	if err := unix.Capset(&hdr, &data[0]); err != nil {
-		return fmt.Errorf("capset: %w", err)
-	}
-	return nil
-}
-
-// CopyIn copies a file, a link or a directory with all below it from the host
-// into the machine, where it belongs to root. As with cp -a, dst that is a
-// directory takes src under its own name.
-func (m *Machine) CopyIn(src, dst string) error {
-	return m.asRoot(func(root int) error {
-		from, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(from)
-		abs, err := filepath.Abs(src)
-		if err != nil {
-			return err
-		}
-		return copyPath(from, abs, root, dst)
-	})
-}
-
-// CopyOut copies from the machine to the host, where it belongs to the caller.
-func (m *Machine) CopyOut(src, dst string) error {
-	from, err := m.openRoot()
-	if err != nil {
-		return err
-	}
-	defer unix.Close(from)
-	to, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(to)
-	abs, err := filepath.Abs(dst)
-	if err != nil {
-		return err
-	}
-	return copyPath(from, src, to, abs)
-}
-
-// copyPath copies src under one root to dst under another.
-func copyPath(from int, src string, to int, dst string) error {
-	src, dst = clean(src), clean(dst)
-	if d, err := openIn(to, dst, unix.O_PATH|unix.O_DIRECTORY); err == nil {
-		d.Close()
-		dst = filepath.Join(dst, filepath.Base(src))
-	}
-	srcDir, err := openIn(from, filepath.Dir(src), unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return fmt.Errorf("copy from %s: %w", src, err)
-	}
-	defer srcDir.Close()
-	dstDir, err := openIn(to, filepath.Dir(dst), unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return fmt.Errorf("copy to %s: %w", dst, err)
-	}
-	defer dstDir.Close()
-	if err := copyEntry(int(srcDir.Fd()), filepath.Base(src), int(dstDir.Fd()), filepath.Base(dst)); err != nil {
-		return fmt.Errorf("copy %s to %s: %w", src, dst, err)
-	}
-	return nil
-}
-
-// copyEntry copies one name of a directory to another, never following a link.
-func copyEntry(from int, name string, to int, as string) error {
-	var st unix.Stat_t
-	if err := unix.Fstatat(from, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &fs.PathError{Op: "stat", Path: name, Err: err}
-	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		fd, err := unix.Openat(from, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return &fs.PathError{Op: "open", Path: name, Err: err}
-		}
-		f := os.NewFile(uintptr(fd), name)
-		defer f.Close()
-		return putFile(to, as, os.FileMode(st.Mode&0o777), func(w io.Writer) error {
-			_, err := io.Copy(w, f)
-			return err
-		})
-	case unix.S_IFLNK:
-		buf := make([]byte, st.Size+1)
-		n, err := unix.Readlinkat(from, name, buf)
-		if err != nil {
-			return &fs.PathError{Op: "readlink", Path: name, Err: err}
-		}
-		unix.Unlinkat(to, as, 0)
-		if err := unix.Symlinkat(string(buf[:n]), to, as); err != nil {
-			return &fs.PathError{Op: "symlink", Path: as, Err: err}
-		}
-		return nil
-	case unix.S_IFDIR:
-		return copyDir(from, name, to, as, st.Mode&0o7777)
-	}
-	return &fs.PathError{Op: "copy", Path: name, Err: errors.New("neither file, link nor directory")}
-}
-
-func copyDir(from int, name string, to int, as string, mode uint32) error {
-	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC | unix.O_NOFOLLOW
-	in, err := unix.Openat(from, name, flags, 0)
-	if err != nil {
-		return &fs.PathError{Op: "open", Path: name, Err: err}
-	}
-	src := os.NewFile(uintptr(in), name)
-	defer src.Close()
-	if err := unix.Mkdirat(to, as, 0o700); err != nil && err != unix.EEXIST {
-		return &fs.PathError{Op: "mkdir", Path: as, Err: err}
-	}
-	out, err := unix.Openat(to, as, flags, 0)
-	if err != nil {
-		return &fs.PathError{Op: "open", Path: as, Err: err}
-	}
-	defer unix.Close(out)
-	names, err := src.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, n := range names {
-		if err := copyEntry(in, n, out, n); err != nil {
-			return err
-		}
-	}
-	return unix.Fchmod(out, mode)
 }

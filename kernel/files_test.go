@@ -27,34 +27,34 @@ func roots(t *testing.T, f func(t *testing.T, m *Machine, uid string)) {
 
 func TestFiles(t *testing.T) {
 	roots(t, func(t *testing.T, m *Machine, root string) {
-		if err := m.WriteFile("/etc/new", []byte("text"), 0o640); err != nil {
+		if err := m.WriteFile(t.Context(), "/etc/new", []byte("text"), 0o640); err != nil {
 			t.Fatal(err)
 		}
 		want(t, "owner outside", root, ownerOf(t, inside(m, "/etc/new")))
 		want(t, "owner, mode and size inside", "0 0 640 4", run(t, m, "stat", "-c", "%u %g %a %s", "/etc/new"))
-		if err := m.WriteFile("etc/new", []byte("other"), 0o4755|os.ModeSetuid); err != nil {
+		if err := m.WriteFile(t.Context(), "etc/new", []byte("other"), 0o4755|os.ModeSetuid); err != nil {
 			t.Fatal(err)
 		}
 		want(t, "mode, written anew", "4755", run(t, m, "stat", "-c", "%a", "/etc/new"))
 		want(t, "no other name is left", "", sh(t, m, "ls -A /etc | grep msh || true"))
-		b, err := m.ReadFile("/etc/../etc/new")
+		b, err := m.ReadFile(t.Context(), "/etc/../etc/new")
 		if err != nil || string(b) != "other" {
 			t.Errorf("%q, %v", b, err)
 		}
-		if _, err := m.ReadFile("/not/there"); !os.IsNotExist(unwrapAll(err)) {
+		if _, err := m.ReadFile(t.Context(), "/not/there"); !os.IsNotExist(unwrapAll(err)) {
 			t.Errorf("read what is not there: %v", err)
 		}
-		if err := m.WriteFile("/not/there", nil, 0o644); err == nil {
+		if err := m.WriteFile(t.Context(), "/not/there", nil, 0o644); err == nil {
 			t.Error("wrote into no directory")
 		}
-		if _, err := m.ReadFile("/etc"); err == nil {
+		if _, err := m.ReadFile(t.Context(), "/etc"); err == nil {
 			t.Error("read a directory")
 		}
 		big := strings.Repeat("x", 3<<20)
-		if err := m.WriteFile("/tmp/big", []byte(big), 0o644); err != nil {
+		if err := m.WriteFile(t.Context(), "/tmp/big", []byte(big), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if b, err := m.ReadFile("/tmp/big"); err != nil || string(b) != big {
+		if b, err := m.ReadFile(t.Context(), "/tmp/big"); err != nil || string(b) != big {
 			t.Errorf("3 MiB: %d bytes, %v", len(b), err)
 		}
 	})
@@ -81,10 +81,10 @@ func TestCopy(t *testing.T) {
 		if err := os.Chown(filepath.Join(src, "tree/run"), 1234, 1234); err != nil {
 			t.Fatal(err)
 		}
-		if err := m.CopyIn(filepath.Join(src, "tree"), "/data"); err != nil { // a directory: into it
+		if err := m.CopyIn(t.Context(), filepath.Join(src, "tree"), "/data"); err != nil { // a directory: into it
 			t.Fatal(err)
 		}
-		if err := m.CopyIn(filepath.Join(src, "tree/run"), "/data/as"); err != nil {
+		if err := m.CopyIn(t.Context(), filepath.Join(src, "tree/run"), "/data/as"); err != nil {
 			t.Fatal(err)
 		}
 		want(t, "inside", "deep", run(t, m, "cat", "/data/tree/link"))
@@ -93,19 +93,19 @@ func TestCopy(t *testing.T) {
 
 		sh(t, m, "chown 7:7 /data/tree/run; echo changed > /data/tree/deep/file")
 		dst := t.TempDir()
-		if err := m.CopyOut("/data/tree", dst); err != nil {
+		if err := m.CopyOut(t.Context(), "/data/tree", dst); err != nil {
 			t.Fatal(err)
 		}
 		want(t, "outside", "changed", read(t, filepath.Join(dst, "tree/link")))
 		want(t, "whose it is outside", "0:0", ownerOf(t, filepath.Join(dst, "tree/run")))
-		if err := m.CopyOut("/data/tree/run", filepath.Join(dst, "program")); err != nil {
+		if err := m.CopyOut(t.Context(), "/data/tree/run", filepath.Join(dst, "program")); err != nil {
 			t.Fatal(err)
 		}
 		want(t, "a file by another name", "#!", read(t, filepath.Join(dst, "program")))
-		if err := m.CopyOut("/not/there", dst); err == nil {
+		if err := m.CopyOut(t.Context(), "/not/there", dst); err == nil {
 			t.Error("copied what is not there")
 		}
-		if err := m.CopyIn("/not/there", "/tmp"); err == nil {
+		if err := m.CopyIn(t.Context(), "/not/there", "/tmp"); err == nil {
 			t.Error("copied what is not there")
 		}
 	})
@@ -139,61 +139,61 @@ func TestFilesHostile(t *testing.T) {
 
 		for _, path := range []string{"abs", "rel", "dir/secret", "reldir/secret", "magic/secret", "magic2/secret", "loop",
 			up + outside + "/secret", "../" + up + outside + "/secret"} {
-			if b, err := m.ReadFile("/data/" + path); err == nil {
+			if b, err := m.ReadFile(t.Context(), "/data/"+path); err == nil {
 				t.Errorf("read %s: %q", path, b)
 			}
-			if ok, err := m.Exists("/data/" + path); ok && err == nil {
+			if ok, err := m.Exists(t.Context(), "/data/"+path); ok && err == nil {
 				t.Errorf("%s is there", path)
 			}
-			if err := m.CopyOut("/data/"+path, filepath.Join(t.TempDir(), "x")); err == nil && path != "abs" && path != "rel" && path != "loop" {
+			if err := m.CopyOut(t.Context(), "/data/"+path, filepath.Join(t.TempDir(), "x")); err == nil && path != "abs" && path != "rel" && path != "loop" {
 				t.Errorf("copied %s out", path)
 			}
 		}
 		for _, path := range []string{"/proc/1/root/etc/passwd", "/proc/self/exe", "/proc/self/fd/0"} {
-			if b, err := m.ReadFile(path); err == nil {
+			if b, err := m.ReadFile(t.Context(), path); err == nil {
 				t.Errorf("read by a magic link, %s: %d bytes", path, len(b))
 			}
 		}
 		for _, path := range []string{"dir/new", "reldir/new", "magic/new", "d/x/new"} {
-			if err := m.WriteFile("/data/"+path, []byte("x"), 0o644); err == nil {
+			if err := m.WriteFile(t.Context(), "/data/"+path, []byte("x"), 0o644); err == nil {
 				t.Errorf("wrote %s", path)
 			}
-			if err := m.CopyIn("/etc/passwd", "/data/"+path); err == nil {
+			if err := m.CopyIn(t.Context(), "/etc/passwd", "/data/"+path); err == nil {
 				t.Errorf("copied to %s", path)
 			}
 		}
 		// A link in the place of the file is replaced, not followed.
-		if err := m.WriteFile("/data/victim", []byte("mine"), 0o644); err != nil {
+		if err := m.WriteFile(t.Context(), "/data/victim", []byte("mine"), 0o644); err != nil {
 			t.Error(err)
 		}
 		want(t, "in its place", "regular file", run(t, m, "stat", "-c", "%F", "/data/victim"))
 
 		// What is no file cannot be read for ever, nor written.
-		if b, err := m.ReadFile("/data/fifo"); err == nil && len(b) > 0 {
+		if b, err := m.ReadFile(t.Context(), "/data/fifo"); err == nil && len(b) > 0 {
 			t.Errorf("a FIFO: %q", b)
 		}
 		for _, path := range []string{"/data/fifo", "/dev/null", "/data/d"} {
-			if err := m.WriteFile(path, []byte("x"), 0o644); err == nil {
+			if err := m.WriteFile(t.Context(), path, []byte("x"), 0o644); err == nil {
 				t.Errorf("wrote to %s", path)
 			}
 		}
-		if err := m.CopyOut("/data/fifo", filepath.Join(t.TempDir(), "x")); err == nil {
+		if err := m.CopyOut(t.Context(), "/data/fifo", filepath.Join(t.TempDir(), "x")); err == nil {
 			t.Error("copied a FIFO")
 		}
-		if err := m.CopyOut("/dev", filepath.Join(t.TempDir(), "x")); err == nil {
+		if err := m.CopyOut(t.Context(), "/dev", filepath.Join(t.TempDir(), "x")); err == nil {
 			t.Error("copied devices")
 		}
 
 		// A link that is copied out stays one, and none is followed on the way in.
 		dst := t.TempDir()
-		if err := m.CopyOut("/data/tree", dst); err != nil {
+		if err := m.CopyOut(t.Context(), "/data/tree", dst); err != nil {
 			t.Fatal(err)
 		}
 		if to, err := os.Readlink(filepath.Join(dst, "tree/s")); err != nil || to != outside+"/secret" {
 			t.Errorf("the link: %q, %v", to, err)
 		}
 		mustWrite(t, filepath.Join(dst, "tree2/x/new"), "new", 0o644)
-		if err := m.CopyIn(filepath.Join(dst, "tree2/x"), "/data/d"); err == nil {
+		if err := m.CopyIn(t.Context(), filepath.Join(dst, "tree2/x"), "/data/d"); err == nil {
 			t.Error("copied a directory onto a link")
 		}
 		names, err := os.ReadDir(outside)
@@ -209,8 +209,8 @@ func TestFilesRace(t *testing.T) {
 		outside := t.TempDir()
 		p := spawn(t, m, "mkdir /data/d; cd /data; while :; do mv d e; ln -s "+outside+" d; rm d; mv e d; done")
 		for range 200 {
-			m.WriteFile("/data/d/file", []byte("x"), 0o644)
-			m.CopyIn("/etc/hostname", "/data/d/copy")
+			m.WriteFile(t.Context(), "/data/d/file", []byte("x"), 0o644)
+			m.CopyIn(t.Context(), "/etc/hostname", "/data/d/copy")
 		}
 		p.Kill(unix.SIGKILL)
 		if names, err := os.ReadDir(outside); err != nil || len(names) > 0 {
@@ -224,11 +224,11 @@ func TestFilesShared(t *testing.T) {
 	l := newLab(t)
 	m := fork(t, l)
 	path := filepath.Join(t.TempDir(), "x")
-	if err := m.WriteFile(path, []byte("both's"), 0o600); err != nil {
+	if err := m.WriteFile(t.Context(), path, []byte("both's"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	want(t, "outside", "both's", read(t, path))
-	b, err := l.Host().ReadFile(path)
+	b, err := l.Host().ReadFile(t.Context(), path)
 	if err != nil || string(b) != "both's" {
 		t.Errorf("host.read_file: %q, %v", b, err)
 	}

@@ -196,12 +196,22 @@ func lockOwner(dir string, create bool) (*os.File, error) {
 		}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			alive := ownerAlive(f)
+			var st unix.Stat_t
+			if e := unix.Fstat(int(f.Fd()), &st); e != nil {
+				err = e
+			}
 			f.Close()
 			switch {
 			case !errors.Is(err, unix.EWOULDBLOCK):
 				return nil, fmt.Errorf("lock %s: %w", path, err)
-			case alive || time.Now().After(deadline):
+			case alive:
 				return nil, errOwned
+			case time.Now().After(deadline):
+				if err := breakLock(dir, path, st); err != nil {
+					return nil, err
+				}
+				flags |= unix.O_CREAT
+				continue
 			}
 			// A child that the owner had not yet seen execute holds it a moment more.
 			time.Sleep(time.Millisecond)
@@ -217,6 +227,25 @@ func lockOwner(dir string, create bool) (*os.File, error) {
 			return nil, errOwned
 		}
 	}
+}
+
+// breakLock gives a lab whose owner is dead a new owner file, where the old one
+// is still locked: by a child that was frozen before it could execute anything.
+// The directory is locked meanwhile, so that only one of several does.
+func breakLock(dir, path string, old unix.Stat_t) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", dir, err)
+	}
+	var now unix.Stat_t
+	if err := unix.Stat(path, &now); err != nil || now.Ino != old.Ino || now.Dev != old.Dev {
+		return nil // another one has
+	}
+	return os.Remove(path)
 }
 
 // ownerAlive tells whether the msh that an owner file names is running. It has
@@ -236,18 +265,30 @@ func ownerAlive(f *os.File) bool {
 func (h *Host) undoMachine(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardown)
 	defer cancel()
-	l, err := ledger.Open(filepath.Join(dir, "ledger"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return os.RemoveAll(dir) // nothing was made yet
+	file := filepath.Join(dir, "ledger")
+	for undone := 0; ; {
+		l, err := ledger.Open(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			return os.RemoveAll(dir) // nothing was made yet
+		}
+		if err != nil {
+			return err
+		}
+		n := l.Len()
+		if n > undone {
+			err = l.Undo(func(e ledger.Entry) error { return h.undo(ctx, e) })
+		}
+		l.Close()
+		if err != nil {
+			return err
+		}
+		if n == undone {
+			return os.RemoveAll(dir)
+		}
+		// Once more: another msh may have written an entry since, to keep the
+		// machine off a CPU.
+		undone = n
 	}
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	if err := l.Undo(func(e ledger.Entry) error { return h.undo(ctx, e) }); err != nil {
-		return err
-	}
-	return os.RemoveAll(dir)
 }
 
 var bootID = sync.OnceValue(func() string {

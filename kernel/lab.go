@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -81,8 +82,18 @@ func (l *Lab) claim(ctx context.Context) error {
 				return withHint(fmt.Errorf("lab %s is up already, with machine %s", l.name, kept), "`msh down "+l.name+"` ends it; --lab gives this one another name")
 			}
 		}
-		l.name = fmt.Sprintf("%s-%d", asked, n)
+		l.name = numbered(asked, n)
 	}
+}
+
+// numbered puts a number behind a lab's name, whose end makes way where the two
+// would be too long for a name.
+func numbered(name string, n int) string {
+	number := fmt.Sprintf("-%d", n)
+	if most := maxName - len(number); len(name) > most {
+		name = strings.TrimRight(name[:most], "-")
+	}
+	return name + number
 }
 
 // leftovers undoes what a dead owner left in the lab's directory, and names a
@@ -138,12 +149,23 @@ func (l *Lab) reserveName(name string) (string, error) {
 	}
 }
 
+// validateIn checks the spec of a machine of parent's.
+func (s *Spec) validateIn(parent *Machine) error {
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	if s.Keep && !parent.isHost() && !parent.spec.Keep {
+		return &ParamError{Kind: "machine_rfork", Param: "keep", Got: "True", Want: "a parent that is kept: the machine ends with " + parent.Name()}
+	}
+	return nil
+}
+
 // Plan plans a machine without making it, as `msh -n` does.
 func (l *Lab) Plan(parent *Machine, spec *Spec) (*Plan, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := *spec
-	if err := s.Validate(); err != nil {
+	if err := s.validateIn(parent); err != nil {
 		return nil, err
 	}
 	name, err := l.reserveName(s.Name)
@@ -151,7 +173,16 @@ func (l *Lab) Plan(parent *Machine, spec *Spec) (*Plan, error) {
 		return nil, err
 	}
 	s.Name = name
-	return NewPlan(&s, parent.under(), l.host.Cgroup, filepath.Join(l.dir(), name))
+	if err := parent.adopt(name); err != nil {
+		delete(l.names, name)
+		return nil, err
+	}
+	p, err := NewPlan(&s, parent.under(), l.host.Cgroup, filepath.Join(l.dir(), name))
+	if err != nil {
+		parent.disown(name)
+		delete(l.names, name)
+	}
+	return p, err
 }
 
 // Planned is a machine that only a plan stands for: the parent of further plans.
@@ -164,11 +195,28 @@ func (l *Lab) Planned(parent *Machine, p *Plan) *Machine {
 	return m
 }
 
+// PlanEnd is what the end of a planned machine does to the plan: it is dead then,
+// and so are those inside it. With destroyed, names and places are free again.
+func (l *Lab) PlanEnd(m *Machine, destroyed bool) {
+	for _, c := range l.Machines() {
+		if c.parent == m {
+			l.PlanEnd(c, destroyed)
+		}
+	}
+	m.mu.Lock()
+	m.state = "destroyed"
+	m.mu.Unlock()
+	if destroyed && slices.Contains(l.Machines(), m) {
+		l.forget(m)
+		m.parent.disown(m.Name())
+	}
+}
+
 // Fork makes a machine: a transaction over its resources. When it fails, nothing
 // is left.
 func (l *Lab) Fork(ctx context.Context, parent *Machine, spec *Spec) (*Machine, error) {
 	s := *spec
-	if err := s.Validate(); err != nil {
+	if err := s.validateIn(parent); err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
@@ -183,7 +231,13 @@ func (l *Lab) Fork(ctx context.Context, parent *Machine, spec *Spec) (*Machine, 
 	}
 	s.Name = name
 	release := func() { l.mu.Lock(); delete(l.names, name); l.mu.Unlock() }
-	if err := parent.adopt(name); err != nil {
+	err = parent.adopt(name)
+	if err == nil {
+		if err = parent.room(); err != nil {
+			parent.disown(name)
+		}
+	}
+	if err != nil {
 		release()
 		return nil, err
 	}

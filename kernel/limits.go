@@ -3,7 +3,9 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -138,6 +140,56 @@ func (c *Children) Validate() error {
 func (c *Children) set(m *Machine) error {
 	if had, _ := m.spec.find("children").(*Children); m.group.Unified && (had == nil || had.Max == 0) {
 		return bad("children", "max", nil, "on cgroup v2 a machine that is to have machines must be made with children(max), since its own processes then live one group further down")
+	}
+	return nil
+}
+
+// offspring lists the machines that m has. A handle loaded by name counts them in
+// the lab's directory, for no lab of this process knows them.
+func (m *Machine) offspring() ([]string, error) {
+	list := m.Children()
+	if m.isHost() || m.lab != nil {
+		return list, nil
+	}
+	names, err := m.host.dirs(filepath.Dir(m.Dir()))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if slices.Contains(list, name) {
+			continue // made by this handle
+		}
+		c := &Machine{host: m.host, labID: m.labID, pidfd: -1, spec: &Spec{Name: name}}
+		var r record
+		if err := c.readRecord(&r); errors.Is(err, fs.ErrNotExist) {
+			continue // half made, or half gone
+		} else if err != nil {
+			return nil, err
+		}
+		if r.Parent == m.Name() {
+			list = append(list, name)
+		}
+	}
+	return list, nil
+}
+
+// room refuses a machine, adopted already, for which there is no place
+// beside those that a parent loaded by name has.
+func (m *Machine) room() error {
+	if m.isHost() || m.lab != nil {
+		return nil
+	}
+	list, err := m.offspring()
+	if err != nil {
+		return err
+	}
+	limit := 0
+	if c, ok := m.spec.find("children").(*Children); ok {
+		limit = c.Max
+	}
+	if len(list) > limit {
+		return &ParamError{Kind: "rfork", Got: fmt.Sprintf("machine %d of %s", len(list), m.Name()), Want: fmt.Sprintf("at most %d", limit),
+			Mend: fmt.Sprintf("make %s with children(%d)", m.Name(), len(list))}
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -148,5 +149,47 @@ func TestChildren(t *testing.T) {
 	destroy(t, m)
 	for _, c := range kids[1:] {
 		want(t, c.Name()+" after its parent's end", "dead", c.State())
+	}
+}
+
+// A parent loaded by name knows of no lab what machines it has.
+func TestChildrenOfLoaded(t *testing.T) {
+	h := newHost(t)
+	l := labOn(t, h, "")
+	m := forkIn(t, l, l.Host(), &Spec{Resources: []Resource{&Children{Max: 2}}})
+	forkIn(t, l, m, &Spec{})
+	loaded, err := h.Find(m.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loaded.Close()
+	left := func() string {
+		t.Helper()
+		list, err := loaded.Resources("children")
+		if err != nil || len(list) != 1 {
+			t.Fatal(list, err)
+		}
+		return list[0].Detail
+	}
+	want(t, "places", "1 more of 2", left())
+	forkIn(t, l, loaded, &Spec{Name: "second"})
+	contains(t, refused(t, l, loaded), "machine 3 of "+m.Name(), "at most 2")
+	want(t, "places", "0 more of 2", left())
+}
+
+// The limits are set last: what msh itself opens and writes on the way up does
+// not count.
+func TestRlimitSmall(t *testing.T) {
+	l := newLab(t)
+	rs := []Resource{space("pidspace"), overlay()}
+	for i := range 12 {
+		rs = append(rs, &Mount{Source: "/etc", Target: fmt.Sprintf("/mnt/%d", i), Type: "bind"})
+	}
+	for _, n := range []uint64{0, 4, 16} {
+		m := fork(t, l, append(rs, &Rlimit{Name: "nofile", Soft: n, Hard: n}, &Rlimit{Name: "fsize"})...)
+		f := strings.Fields(read(t, fmt.Sprintf("/proc/%d/limits", m.Pid())))
+		at := slices.Index(f, "open")
+		want(t, "nofile", fmt.Sprint(n), f[at+2])
+		destroy(t, m)
 	}
 }

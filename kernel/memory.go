@@ -18,8 +18,13 @@ type Memory struct {
 	Swap    *int64 `json:",omitempty"`
 }
 
-// minMemory is the least with which a process can start at all.
-const minMemory = 256 << 10
+const (
+	// minMemory is the least with which a process can start at all.
+	minMemory = 256 << 10
+	// maxMemory is 1 EiB: above all there is, and v1's sum of memory and swap is
+	// still a number of 63 bits.
+	maxMemory = 1 << 60
+)
 
 // Kind is "memory".
 func (*Memory) Kind() string { return "memory" }
@@ -44,6 +49,9 @@ func (m *Memory) Validate() error {
 	}{{"max", m.Max, minMemory}, {"high", m.High, minMemory}, {"reserve", m.Reserve, 1}, {"swap", m.Swap, 0}} {
 		if f.v != nil && *f.v < f.min {
 			return bad("memory", f.name, *f.v, fmt.Sprintf("at least %d bytes", f.min))
+		}
+		if f.v != nil && *f.v > maxMemory {
+			return bad("memory", f.name, *f.v, fmt.Sprintf("at most %d bytes (1 EiB)", int64(maxMemory)))
 		}
 	}
 	for _, f := range []struct {
@@ -70,6 +78,9 @@ func (m *Memory) Plan(p *Plan) error {
 // Prepare refuses to promise more memory than there is. memory.min protects from
 // reclaim but promises nothing, so msh counts for itself.
 func (m *Memory) Prepare(t *Txn) error {
+	if err := m.summed(t.host, nil); err != nil {
+		return err
+	}
 	if m.Reserve == nil {
 		return nil
 	}
@@ -87,7 +98,20 @@ func (m *Memory) set(to *Machine) error {
 	if m.Reserve != nil {
 		return bad("memory", "reserve", nil, "memory is reserved when the machine is made, and for its life")
 	}
+	had, _ := to.spec.find("memory").(*Memory)
+	if err := m.summed(to.host, had); err != nil {
+		return err
+	}
 	return to.limit(cgroup.Limits{MemoryMax: m.Max, MemoryHigh: m.High, Swap: m.Swap})
+}
+
+// summed refuses swap without max on cgroup v1, which limits the sum of both and
+// nothing else. had is what the machine has so far, nil for nothing.
+func (m *Memory) summed(h *Host, had *Memory) error {
+	if h.Cgroup.Unified || m.Swap == nil || m.Max != nil || had != nil && had.Max != nil {
+		return nil
+	}
+	return &ParamError{Kind: "memory", Param: "swap", Got: fmt.Sprint(*m.Swap), Want: "max beside it: cgroup v1 limits only the sum of memory and swap", Mend: "memory(max=…, swap=…)"}
 }
 
 // purse is the machine whose memory a machine of parent's reserves from: the

@@ -49,6 +49,40 @@ func TestMemorySwap(t *testing.T) {
 	}
 }
 
+// Without max it would limit nothing there.
+func TestMemorySwapAlone(t *testing.T) {
+	needV1(t)
+	l := newLab(t)
+	contains(t, refused(t, l, l.Host(), &Memory{Swap: bytesOf(1 << 20)}), "memory: swap: got 1048576", "max beside it")
+	m := fork(t, l)
+	if err := m.Set(&Memory{Swap: bytesOf(1 << 20)}); err == nil {
+		t.Error("set without max")
+	} else {
+		contains(t, err.Error(), "max beside it")
+	}
+	if err := m.Set(&Memory{Max: bytesOf(16 << 20)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Set(&Memory{Swap: bytesOf(1 << 20)}); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "memory and swap", fmt.Sprint(17<<20), group(t, m, "memory", "memory.memsw.limit_in_bytes"))
+}
+
+func TestMemoryTooMuch(t *testing.T) {
+	most := bytesOf(maxMemory)
+	if err := (&Memory{Max: most, Swap: most}).Validate(); err != nil {
+		t.Error(err)
+	}
+	for _, m := range []*Memory{{Max: bytesOf(1<<63 - 1)}, {Swap: bytesOf(1<<63 - 1)}, {Reserve: bytesOf(maxMemory + 1)}} {
+		if err := m.Validate(); err == nil {
+			t.Errorf("%+v: valid", m)
+		} else {
+			contains(t, err.Error(), "at most 1152921504606846976 bytes")
+		}
+	}
+}
+
 func TestMemoryHigh(t *testing.T) {
 	needV1(t)
 	l := newLab(t)

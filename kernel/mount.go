@@ -104,39 +104,33 @@ func (m *Mount) Plan(p *Plan) error {
 	return nil
 }
 
-// Enter mounts it, in the machine's own root.
+// Enter mounts it, in the machine's own root. Where that is the machine's own to
+// change, a target that is missing is made; nothing is made in others' trees.
 func (m *Mount) Enter(s *Steps) error {
 	target := clean(m.Target)
 	root, _ := s.Plan.Spec.find("root").(*Root)
 	own := root != nil && root.Write == "overlay"
 	if own {
-		s.mountPoint(root, parents(target)...)
+		for _, d := range parents(target) {
+			s.makeDir(d)
+		}
 	}
 	if m.Type != "bind" {
-		s.mountPoint(root, target)
-		var flags uint64
-		var data []string
-		for _, o := range m.Options {
-			if f := flagNamed(o); f != nil {
-				flags |= f.flag
-			} else {
-				data = append(data, o)
-			}
+		if own {
+			s.makeDir(target)
 		}
-		source := m.Source
-		if source == "" {
-			source = m.Type
-		}
-		s.Call(fmt.Sprintf("mount %s on %s", m.Type, target), 0, unix.SYS_MOUNT, source, target, m.Type, flags, strings.Join(data, ","))
+		m.enterType(s, target)
 		return nil
 	}
 	tree := s.Plan.tree(m.fd())
 	if own {
 		// A directory is mounted on a directory, a file on a file: only now it
 		// shows which this is.
+		at := s.find(filepath.Dir(target), stage0.MayFail, "")
+		base := filepath.Base(target)
 		s.Call("is "+m.Source+" a directory?", stage0.SkipNext, unix.SYS_OPENAT, tree, ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		s.Call("then make "+target, stage0.MayFail, unix.SYS_MKDIRAT, stage0.AtCwd, target, 0o755)
-		s.Call("else make the file "+target, stage0.MayFail, unix.SYS_MKNODAT, stage0.AtCwd, target, unix.S_IFREG|0o644, 0)
+		s.Call("then make "+target, stage0.MayFail, unix.SYS_MKDIRAT, at, base, 0o755)
+		s.Call("else make the file "+target, stage0.MayFail, unix.SYS_MKNODAT, at, base, unix.S_IFREG|0o644, 0)
 	}
 	var attr uint64
 	for _, f := range mountFlags {
@@ -144,11 +138,44 @@ func (m *Mount) Enter(s *Steps) error {
 			attr |= f.attr
 		}
 	}
-	s.moveMount("mount "+m.Source+" on "+target, tree, target)
+	s.moveMountAt("mount "+m.Source+" on "+target, tree, s.find(target, 0, ", to mount "+m.Source+" on it"))
 	if attr != 0 {
 		s.setAttr("with "+strings.Join(m.Options, ", "), tree, attr, slices.Contains(m.Options, "rbind"))
 	}
 	return nil
+}
+
+// enterType mounts a file system. mount(2) takes a path; the one that cannot
+// lead elsewhere is the working directory's.
+func (m *Mount) enterType(s *Steps, target string) {
+	var flags uint64
+	var data []string
+	for _, o := range m.Options {
+		if f := flagNamed(o); f != nil {
+			flags |= f.flag
+		} else {
+			data = append(data, o)
+		}
+	}
+	source := m.Source
+	if source == "" {
+		source = m.Type
+	}
+	s.Call("go to "+target, 0, unix.SYS_FCHDIR, s.find(target, 0, ", to mount "+m.Type+" on it"))
+	s.Call(fmt.Sprintf("mount %s on %s", m.Type, target), 0, unix.SYS_MOUNT, source, ".", m.Type, flags, strings.Join(data, ","))
+	s.Call("go back to /", 0, unix.SYS_CHDIR, "/")
+}
+
+// find opens a path of the machine's as a place. Links in it are followed, but
+// not the kernel's own in /proc, which lead anywhere (proc_pid_root(5)).
+func (s *Steps) find(path string, flags stage0.Flags, why string) stage0.Ref {
+	return s.Call("find "+path+why, flags, unix.SYS_OPENAT2, stage0.AtCwd, path, howToOpen(unix.O_PATH|unix.O_CLOEXEC, unix.RESOLVE_NO_MAGICLINKS), howSize)
+}
+
+// makeDir makes a directory, if it is not there yet.
+func (s *Steps) makeDir(path string) {
+	at := s.find(filepath.Dir(path), stage0.MayFail, "")
+	s.Call("make "+path, stage0.MayFail, unix.SYS_MKDIRAT, at, filepath.Base(path), 0o755)
 }
 
 // parents lists the directories above a path, outermost first.

@@ -100,7 +100,7 @@ func TestMountWithoutRoot(t *testing.T) {
 	if names, err := os.ReadDir(dir); err != nil || len(names) > 0 {
 		t.Errorf("outside: %v, %v", names, err)
 	}
-	contains(t, refused(t, l, l.Host(), &Mount{Source: "/etc", Target: dir + "/not/there", Type: "bind"}), "mount /etc on", "no such file")
+	contains(t, refused(t, l, l.Host(), &Mount{Source: "/etc", Target: dir + "/not/there", Type: "bind"}), "to mount /etc on it", "no such file")
 	contains(t, refused(t, l, l.Host(), &Mount{Source: "/not/there", Target: dir, Type: "bind"}), "mount: source", `"/not/there"`)
 	contains(t, refused(t, l, l.Host(), &Mount{Target: dir, Type: "nosuchfs"}), "nosuchfs")
 }

@@ -83,10 +83,10 @@ func TestParallelUse(t *testing.T) {
 	ctx := t.Context()
 	together(t, 32, func(i int) error {
 		path := fmt.Sprintf("/tmp/f%d", i%4)
-		if err := m.WriteFile(path, []byte("text"), 0o644); err != nil {
+		if err := m.WriteFile(ctx, path, []byte("text"), 0o644); err != nil {
 			return err
 		}
-		if b, err := m.ReadFile(path); err != nil || string(b) != "text" {
+		if b, err := m.ReadFile(ctx, path); err != nil || string(b) != "text" {
 			return fmt.Errorf("read: %q, %v", b, err)
 		}
 		r, err := m.Run(ctx, &Command{Argv: []string{"cat"}}, []byte(path), 0)
@@ -119,7 +119,7 @@ func TestParallelDestroy(t *testing.T) {
 				}
 				return nil
 			case 4:
-				m.ReadFile("/etc/passwd")
+				m.ReadFile(ctx, "/etc/passwd")
 			case 5:
 				m.State()
 				m.Stats()

@@ -177,7 +177,9 @@ func claimWords(c ledger.Claim) string {
 	case "memory":
 		return fmt.Sprintf("%d bytes of memory", c.Amount)
 	case "cpu":
-		return "CPU " + c.Name
+		return "CPU " + cpuOf(c)
+	case "uid":
+		return fmt.Sprintf("uid %d", firstOf(c))
 	}
 	return c.Kind + " " + c.Name
 }

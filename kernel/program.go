@@ -61,11 +61,11 @@ func (p *Plan) write(state string) error {
 	if err != nil {
 		return err
 	}
-	s.inherit()
 	s.Call("become a session leader", stage0.MayFail, unix.SYS_SETSID)
 	s.clean()
 	if p.Spec.Init != nil {
 		s.Call("unblock signals", 0, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, stage0.Buffer(sigsetSize), 0, sigsetSize)
+		s.rlimits()
 		s.exec(p.Spec.Init, DefaultEnv(nil))
 		return nil
 	}
@@ -178,6 +178,7 @@ func (s *Steps) minimalInit(state string) {
 	if !p.Table || !p.Spec.Has("root") && p.inUserSpace() {
 		// No mount table of its own, or no directory it surely may enter: the
 		// sealed memory file has to do.
+		s.rlimits()
 		s.Call("exec msh's minimal init", 0, unix.SYS_EXECVEAT, imageFD, "", argv, env, atEmptyPath)
 		return
 	}
@@ -197,6 +198,7 @@ func (s *Steps) minimalInit(state string) {
 	fd := s.Call("create "+path, 0, unix.SYS_OPENAT, stage0.AtCwd, path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o555)
 	s.Call("write msh's minimal init to it", 0, unix.SYS_WRITE, fd, stage0.Image(), len(stage0.Image()))
 	s.Call("close it", 0, unix.SYS_CLOSE, fd)
+	s.rlimits()
 	s.Call("exec it", 0, unix.SYS_EXECVE, path, argv, env)
 }
 

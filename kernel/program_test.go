@@ -28,6 +28,13 @@ func TestRunCodes(t *testing.T) {
 	_, err = m.Run(t.Context(), &Command{Argv: []string{"/etc/passwd"}}, nil, 0)
 	want(t, "no program", 126, ExitCode(err))
 	contains(t, err.Error(), "permission denied")
+	_, err = m.Run(t.Context(), &Command{Argv: []string{"/not/" + strings.Repeat("x", 5000)}}, nil, 0)
+	want(t, "a name too long", 126, ExitCode(err))
+	if len(err.Error()) > 300 {
+		t.Errorf("an error of %d bytes: %.100s…", len(err.Error()), err)
+	}
+	want(t, "not even tried", 1, ExitCode(fmt.Errorf("enter m: %w", unix.ENOENT)))
+	want(t, "dead", 1, ExitCode(fmt.Errorf("machine m: %w", ErrDead)))
 	_, err = m.Run(t.Context(), &Command{Argv: []string{"true"}, Cwd: "/not/there"}, nil, 0)
 	contains(t, err.Error(), "run: cwd", `"/not/there"`)
 	for _, c := range []*Command{{}, {Argv: []string{""}}, {Argv: []string{"true"}, Env: map[string]string{"A=B": "x"}}, {Argv: []string{"true"}, User: "nobody-like-that"}, {Argv: []string{"a\x00b"}}} {
@@ -169,7 +176,7 @@ func TestRunDead(t *testing.T) {
 	if !errors.Is(err, ErrDead) {
 		t.Errorf("spawn: %v", err)
 	}
-	if _, err = m.ReadFile("/etc/passwd"); !errors.Is(err, ErrDead) {
+	if _, err = m.ReadFile(t.Context(), "/etc/passwd"); !errors.Is(err, ErrDead) {
 		t.Errorf("read_file: %v", err)
 	}
 	if _, err = l.Fork(t.Context(), m, &Spec{}); !errors.Is(err, ErrDead) {

@@ -91,7 +91,7 @@ func listCPUs(v *View) ([]Available, error) {
 	for _, n := range have {
 		a := Available{Name: strconv.Itoa(n), Available: true, Detail: "CPU " + strconv.Itoa(n)}
 		for _, c := range claims {
-			if c.Name == a.Name && !v.from.within(c.Owner) {
+			if cpuOf(c) == a.Name && !v.from.within(c.Owner) {
 				a.Owner, a.Available, a.Detail = c.Owner, false, "taken exclusively"
 			}
 		}
@@ -161,7 +161,11 @@ func listChildren(v *View) ([]Available, error) {
 		if c, ok := v.from.spec.find("children").(*Children); ok {
 			limit = c.Max
 		}
-		left := max(0, limit-len(v.from.Children()))
+		have, err := v.from.offspring()
+		if err != nil {
+			return nil, err
+		}
+		left := max(0, limit-len(have))
 		a.Available, a.Detail = left > 0, fmt.Sprintf("%d more of %d", left, limit)
 		if limit == 0 {
 			a.Detail = "none: make " + v.from.Name() + " with children(max)"
@@ -177,7 +181,7 @@ func listUids(v *View) ([]Available, error) {
 		return nil, err
 	}
 	for _, c := range claims {
-		list = append(list, Available{Name: c.Name + "-" + end(c), Owner: c.Owner, Detail: fmt.Sprintf("%d ids", c.Amount)})
+		list = append(list, Available{Name: fmt.Sprintf("%d-%d", firstOf(c), endOf(c)), Owner: c.Owner, Detail: fmt.Sprintf("%d ids", c.Amount)})
 	}
 	return list, nil
 }

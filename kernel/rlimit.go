@@ -66,13 +66,15 @@ func (r *Rlimit) under(limits []*Rlimit, parent string) error {
 	return nil
 }
 
-// inherit sets the limits of the machines that this one is in, but those it has
-// itself.
-func (s *Steps) inherit() {
+// rlimits sets the limits of the machine's init, and so of all it starts: its own,
+// and of those of the machines that it is in the ones it has not itself. They come
+// right before exec: with nofile or fsize small, no other step would succeed.
+func (s *Steps) rlimits() {
 	own := map[string]bool{}
 	for _, r := range s.Plan.Spec.Resources {
 		if r, ok := r.(*Rlimit); ok {
 			own[r.Name] = true
+			s.rlimit(r)
 		}
 	}
 	for _, r := range slices.Backward(s.Plan.Under.Limit) {
@@ -82,9 +84,6 @@ func (s *Steps) inherit() {
 		}
 	}
 }
-
-// Enter sets the limit for the machine's init, and so for all it starts.
-func (r *Rlimit) Enter(s *Steps) error { s.rlimit(r); return nil }
 
 func (s *Steps) rlimit(r *Rlimit) {
 	pair := binary.NativeEndian.AppendUint64(nil, r.Soft)

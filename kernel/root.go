@@ -147,11 +147,19 @@ func (r *Root) Enter(s *Steps) error {
 	s.Call("let the old root go", 0, unix.SYS_UMOUNT2, ".", unix.MNT_DETACH)
 	s.Call("go to /", 0, unix.SYS_CHDIR, "/")
 
-	s.mountPoint(r, "/proc", "/sys", "/dev")
-	s.moveMount("mount /proc", proc, "/proc")
-	s.moveMount("mount /sys", sys, "/sys")
+	// All three before the first is mounted: through a /proc, a link in the root
+	// could lead out of it.
+	var at [3]stage0.Ref
+	for i, dir := range []string{"/proc", "/sys", "/dev"} {
+		if r.Write == "overlay" {
+			s.Call("make "+dir, stage0.MayFail, unix.SYS_MKDIRAT, stage0.AtCwd, dir, 0o755)
+		}
+		at[i] = s.Call("find "+dir, 0, unix.SYS_OPENAT2, stage0.AtCwd, dir, howToOpen(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, unix.RESOLVE_NO_SYMLINKS), howSize)
+	}
+	s.moveMountAt("mount /proc", proc, at[0])
+	s.moveMountAt("mount /sys", sys, at[1])
 	s.setAttr("make it read-only", sys, unix.MOUNT_ATTR_RDONLY, true)
-	s.populateDev(nodes)
+	s.populateDev(at[2], nodes)
 	if r.Write == "none" {
 		s.setAttr("make the root read-only", tree, unix.MOUNT_ATTR_RDONLY, false)
 	}
@@ -228,6 +236,20 @@ func (s *Steps) moveMount(words string, tree any, to string) {
 	s.Call(words, 0, unix.SYS_MOVE_MOUNT, tree, "", stage0.AtCwd, to, moveFromHandle)
 }
 
+// moveMountAt is moveMount to a place that a descriptor stands for.
+func (s *Steps) moveMountAt(words string, tree any, to stage0.Ref) {
+	s.Call(words, 0, unix.SYS_MOVE_MOUNT, tree, "", to, "", moveFromHandle|unix.MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+// howToOpen lays out struct open_how.
+func howToOpen(flags, resolve uint64) []byte {
+	b := binary.NativeEndian.AppendUint64(nil, flags)
+	b = binary.NativeEndian.AppendUint64(b, 0)
+	return binary.NativeEndian.AppendUint64(b, resolve)
+}
+
+const howSize = 24
+
 // setAttr changes flags of a mount that a descriptor stands for.
 func (s *Steps) setAttr(words string, tree any, attr uint64, below bool) {
 	at := atEmptyPath
@@ -245,17 +267,6 @@ func mountAttr(set, propagation uint64, userns int) []byte {
 	b = binary.NativeEndian.AppendUint64(b, 0)
 	b = binary.NativeEndian.AppendUint64(b, propagation)
 	return binary.NativeEndian.AppendUint64(b, uint64(userns))
-}
-
-// mountPoint makes directories to mount on, where the root is the machine's own
-// to change. Elsewhere they must be there: nothing is made in others' trees.
-func (s *Steps) mountPoint(r *Root, dirs ...string) {
-	if r == nil || r.Write != "overlay" {
-		return
-	}
-	for _, d := range dirs {
-		s.Call("make "+d, stage0.MayFail, unix.SYS_MKDIRAT, stage0.AtCwd, d, 0o755)
-	}
 }
 
 type deviceNode struct {
@@ -282,9 +293,10 @@ func (s *Steps) openNodes() []stage0.Ref {
 
 // populateDev makes a /dev of the machine's own: the nodes above, its own
 // terminals, shared memory and message queues.
-func (s *Steps) populateDev(nodes []stage0.Ref) {
+func (s *Steps) populateDev(dev stage0.Ref, nodes []stage0.Ref) {
 	p := s.Plan
-	s.Call("mount tmpfs on /dev", 0, unix.SYS_MOUNT, "msh", "/dev", "tmpfs", unix.MS_NOSUID, "size=1m,mode=755")
+	tmpfs := s.detached("tmpfs", unix.MOUNT_ATTR_NOSUID, "size", "1m", "mode", "755")
+	s.moveMountAt("mount it on /dev", tmpfs, dev)
 	for i, n := range deviceNodes {
 		path := "/dev/" + n.name
 		if nodes == nil {

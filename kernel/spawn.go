@@ -105,7 +105,7 @@ func (p *Process) start(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	if err := p.m.command(s, p.c); err != nil {
+	if _, err := p.m.command(ctx, s, p.c); err != nil {
 		return err
 	}
 	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -136,7 +136,7 @@ func (p *Process) start(ctx context.Context) error {
 	p.mu.Unlock()
 	p.onChange(report{Pid: proc.pid})
 	begin := time.Now()
-	if err := watch(proc.pidfd, func() { p.ended(proc, time.Since(begin)) }); err != nil {
+	if _, err := watch(proc.pidfd, func() { p.ended(proc, time.Since(begin)) }); err != nil {
 		p.mu.Lock()
 		p.running = nil
 		p.mu.Unlock()
@@ -203,6 +203,10 @@ func (p *Process) ended(proc *process, ran time.Duration) {
 			p.end()
 			return
 		case <-time.After(pause):
+		}
+		if !p.mayRestart() {
+			p.end()
+			return
 		}
 		if err := p.start(context.Background()); err != nil {
 			// The machine is dead, or the program gone: its log says so.

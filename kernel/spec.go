@@ -50,11 +50,17 @@ type (
 // keyed resources may be given several times, under different keys.
 type keyed interface{ Key() string }
 
-const nameWant = "a name of a-z, 0-9 and -, at most 63 long, that does not begin with -"
+// keyWords are the parameters that are the keys of those.
+var keyWords = map[string]string{"io": "device", "mount": "target", "sysctl": "key", "rlimit": "name"}
+
+const (
+	maxName  = 63 // bytes
+	nameWant = "a name of a-z, 0-9 and -, at most 63 long, that does not begin with -"
+)
 
 // CheckName tells whether a machine or a lab may be called so.
 func CheckName(kind, param, name string) error {
-	ok := len(name) > 0 && len(name) <= 63 && name[0] != '-'
+	ok := len(name) > 0 && len(name) <= maxName && name[0] != '-'
 	for _, r := range name {
 		ok = ok && (r == '-' || r >= 'a' && r <= 'z' || r >= '0' && r <= '9')
 	}
@@ -75,6 +81,11 @@ func (s *Spec) Validate() error {
 	if s.Init != nil && (len(s.Init) == 0 || s.Init[0] == "") {
 		return &ParamError{Kind: "machine_rfork", Param: "init", Got: "an empty list", Want: "the program and its arguments"}
 	}
+	for _, arg := range s.Init {
+		if strings.ContainsRune(arg, 0) {
+			return bad("machine_rfork", "init", arg, "texts without NUL")
+		}
+	}
 	seen := map[string]bool{}
 	for _, r := range s.Resources {
 		if err := r.Validate(); err != nil {
@@ -85,7 +96,11 @@ func (s *Spec) Validate() error {
 			key += "(" + k.Key() + ")"
 		}
 		if seen[key] {
-			return &ParamError{Kind: "machine_rfork", Param: "resources", Got: key + " twice", Want: "each once", Mend: "put both into one " + r.Kind() + "(…)"}
+			e := &ParamError{Kind: "machine_rfork", Param: "resources", Got: Short(key) + " twice", Want: "each once", Mend: "put both into one " + r.Kind() + "(…)"}
+			if word, ok := keyWords[r.Kind()]; ok {
+				e.Want, e.Mend = "each "+word+" once", ""
+			}
+			return e
 		}
 		seen[key] = true
 	}

@@ -43,6 +43,8 @@ type report struct {
 	Start uint64 // with Pid it names the process for ever
 	Done  bool
 	Code  int
+
+	Watchman watchman // who wrote it
 }
 
 // supervised is the script's side.
@@ -118,12 +120,14 @@ func (h *Host) supervise(ctx context.Context, name string, in io.Reader, out io.
 		return err
 	}
 	defer m.close()
-	if err := m.write("supervisor", watchman{os.Getpid(), startTime(os.Getpid())}); err != nil {
+	me := watchman{os.Getpid(), startTime(os.Getpid())}
+	if err := m.write("supervisor", me); err != nil {
 		return err
 	}
 	stop := strings.TrimSuffix(o.Status, ".json") + ".stop"
 	p := newProcess(m, o.Command, o.Log, o.Restart)
 	p.onChange = func(r report) {
+		r.Watchman = me
 		if !r.Done { // nor reaped: the number is its own
 			r.Start = startTime(r.Pid)
 		}
@@ -161,7 +165,14 @@ func (s *supervised) read() (report, error) {
 	if err != nil {
 		return r, err
 	}
-	return r, json.Unmarshal(b, &r)
+	if err := json.Unmarshal(b, &r); err != nil || r.Done {
+		return r, err
+	}
+	if startTime(r.Watchman.Pid) != r.Watchman.Start {
+		// The supervisor was killed: nobody will say when the process has ended.
+		r.Done, r.Code = startTime(r.Pid) != r.Start, 137
+	}
+	return r, nil
 }
 
 func (s *supervised) wait(ctx context.Context) (int, error) {

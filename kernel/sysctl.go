@@ -64,8 +64,10 @@ func (s *Sysctl) Validate() error {
 		return &ParamError{Kind: "sysctl", Param: "key", Got: s.Name, Want: "uname(nodename=…, domainname=…) for names", Mend: "use uname(nodename=…)"}
 	case s.space() == "":
 		return bad("sysctl", "key", s.Name, "one that a namespace has for itself: net.*, kernel.shm*, kernel.msg*, kernel.sem or fs.mqueue.*; this one is the whole host's")
-	case s.Value == "":
-		return bad("sysctl", "value", s.Value, "the text to write")
+	case strings.ContainsRune(s.Name, 0):
+		return bad("sysctl", "key", s.Name, "a text without NUL")
+	case s.Value == "" || strings.ContainsRune(s.Value, 0):
+		return bad("sysctl", "value", s.Value, "a text to write, not empty and without NUL")
 	}
 	return nil
 }
@@ -74,7 +76,7 @@ func (s *Sysctl) Validate() error {
 func (s *Sysctl) Enter(steps *Steps) error {
 	file := "/proc/sys/" + s.path()
 	fd := steps.Call("open "+file, 0, unix.SYS_OPENAT, unix.AT_FDCWD, file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	steps.Call("write "+s.Value, 0, unix.SYS_WRITE, fd, s.Value, len(s.Value))
+	steps.Call("write "+s.Value+" to "+s.Name, 0, unix.SYS_WRITE, fd, s.Value, len(s.Value))
 	steps.Call("close it", 0, unix.SYS_CLOSE, fd)
 	return nil
 }

@@ -174,6 +174,7 @@ func (t *Txn) claim(c ledger.Claim) error {
 
 func (t *Txn) makeGroup() error {
 	g := t.plan.Group
+	g.Owner = t.host.State + ":" + t.owner()
 	if err := t.parent.shelter(g.V1); err != nil {
 		return err
 	}
@@ -243,11 +244,14 @@ func (t *Txn) bringUp(c *Child) (*Machine, error) {
 		return nil, err
 	}
 	m := newMachine(t.lab, t.parent, p)
-	m.pid, m.pidfd, m.start, m.mine, m.ledger = c.pid, c.pidfd, startTime(c.pid), true, t.ledger
+	m.pid, m.pidfd, m.start, m.ledger = c.pid, c.pidfd, startTime(c.pid), t.ledger
 	if err := m.save(); err != nil {
 		return nil, err
 	}
 	if err := t.host.confineNew(m); err != nil {
+		return nil, err
+	}
+	if err := m.watchInit(); err != nil {
 		return nil, err
 	}
 	unix.Close(c.blob)

@@ -193,10 +193,15 @@ func (u *Uidspace) Prepare(t *Txn) error {
 	if u.Base != nil {
 		at, _ := outward(under, *u.Base, size)
 		if c, ok := taken(claims, at, size, t.parent); ok {
-			return &ParamError{Kind: "uidspace", Param: "base", Got: fmt.Sprint(*u.Base), Want: fmt.Sprintf("a free range: machine %s has %s to %s", c.Owner, c.Name, end(c)),
+			shift := int64(*u.Base) - int64(at) // to the parent's numbers
+			return &ParamError{Kind: "uidspace", Param: "base", Got: fmt.Sprint(*u.Base), Want: fmt.Sprintf("a free range: machine %s has %d to %d", c.Owner, firstOf(c)+shift, endOf(c)+shift),
 				Mend: "leave base out, or share a range on purpose with map=[(0, BASE, SIZE)]"}
 		}
-		return nil
+		if under == nil {
+			return nil // Plan has claimed it
+		}
+		// Its first ids may be the parent's own, whose claim has that number already.
+		return t.claim(ledger.Claim{Kind: "uid", Name: fmt.Sprintf("%d.%s.%s", at, t.lab.name, t.plan.Spec.Name), Amount: int64(size)})
 	}
 	lo, hi := uint32(firstID), uint32(lastID)
 	if under != nil {
@@ -224,9 +229,8 @@ func (u *Uidspace) Prepare(t *Txn) error {
 			ids.Free = false
 			return t.claim(ledger.Claim{Kind: "uid", Name: fmt.Sprint(at), Amount: int64(size)})
 		}
-		base, _ := strconv.ParseUint(c.Name, 10, 32)
-		next := base + uint64(c.Amount)
-		if next > uint64(hi) { // and perhaps above what 32 bits hold
+		next := endOf(c) + 1
+		if next > int64(hi) { // and perhaps above what 32 bits hold
 			break
 		}
 		at = uint32(next)
@@ -234,17 +238,21 @@ func (u *Uidspace) Prepare(t *Txn) error {
 	return bad("uidspace", "size", size, "a range that is still free: all are taken")
 }
 
-func end(c ledger.Claim) string {
-	base, _ := strconv.ParseInt(c.Name, 10, 64)
-	return fmt.Sprint(base + c.Amount - 1)
+// firstOf is the first of the host's ids that a claim is on, endOf the last. The
+// claim of a range inside another machine's has its owner behind the number.
+func firstOf(c ledger.Claim) int64 {
+	number, _, _ := strings.Cut(c.Name, ".")
+	base, _ := strconv.ParseInt(number, 10, 64)
+	return base
 }
+
+func endOf(c ledger.Claim) int64 { return firstOf(c) + c.Amount - 1 }
 
 // taken finds a claim that meets the range, and is not the parent's own or an
 // ancestor's: those are where a nested range comes from.
 func taken(claims []ledger.Claim, at, size uint32, parent *Machine) (ledger.Claim, bool) {
 	for _, c := range claims {
-		base, _ := strconv.ParseUint(c.Name, 10, 32)
-		if overlap(at, size, uint32(base), uint32(c.Amount)) && !parent.within(c.Owner) {
+		if overlap(at, size, uint32(firstOf(c)), uint32(c.Amount)) && !parent.within(c.Owner) {
 			return c, true
 		}
 	}
@@ -263,7 +271,8 @@ func subordinate() ([]ledger.Claim, error) {
 			return nil, err
 		}
 		defer f.Close()
-		for s := bufio.NewScanner(f); s.Scan(); {
+		s := bufio.NewScanner(f)
+		for s.Scan() {
 			parts := strings.Split(strings.TrimSpace(s.Text()), ":")
 			if len(parts) != 3 {
 				continue
@@ -273,6 +282,9 @@ func subordinate() ([]ledger.Claim, error) {
 			if err1 == nil && err2 == nil && base+n > firstID {
 				claims = append(claims, ledger.Claim{Kind: "uid", Name: fmt.Sprint(base), Amount: int64(n), Owner: file})
 			}
+		}
+		if err := s.Err(); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 	}
 	return claims, nil

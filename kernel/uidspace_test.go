@@ -61,6 +61,32 @@ func TestUidspaceBase(t *testing.T) {
 	fork(t, l, &Uidspace{Base: &free, Size: 10})
 }
 
+// Inside a machine a base is exclusive as well, among its machines; its first ids
+// may be those its own processes have.
+func TestUidspaceBaseNested(t *testing.T) {
+	l := newLab(t)
+	base, size := uint32(300000), uint32(100000)
+	outer := fork(t, l, &Uidspace{Base: &base, Size: size}, space("pidspace"), &Children{Max: 9})
+	at := func(n uint32) *uint32 { return &n }
+	a := forkIn(t, l, outer, &Spec{Name: "a", Resources: []Resource{&Uidspace{Base: at(0), Size: 1000}}})
+	want(t, "as the host sees it", []IDMap{{0, 300000, 1000}}, a.IDs())
+	for _, b := range []uint32{0, 999} {
+		contains(t, refused(t, l, outer, &Uidspace{Base: at(b), Size: 1000}), fmt.Sprintf("uidspace: base: got %d", b), "machine "+a.ID()+" has 0 to 999")
+	}
+	forkIn(t, l, outer, &Spec{Resources: []Resource{&Uidspace{Map: []IDMap{{0, 0, 1000}}}}}) // shared on purpose
+	forkIn(t, l, outer, &Spec{Resources: []Resource{&Uidspace{Base: at(65536), Size: 1000}}})
+	free := forkIn(t, l, outer, &Spec{Resources: []Resource{&Uidspace{Size: 1000}}})
+	want(t, "the next that is free", []IDMap{{0, 300000 + 66536, 1000}}, free.IDs())
+	destroy(t, a)
+	again := forkIn(t, l, outer, &Spec{Name: "again", Resources: []Resource{&Uidspace{Base: at(0), Size: 500}}})
+	contains(t, refused(t, l, again), "at most 0")
+	for _, a := range available(t, l.Host(), "uidspace") {
+		if a.Owner == again.ID() {
+			want(t, "as it is listed", "300000-300499", a.Name)
+		}
+	}
+}
+
 func TestUidspaceMap(t *testing.T) {
 	l := newLab(t)
 	m := fork(t, l, space("pidspace"), &Uidspace{Map: []IDMap{{0, 400000, 1000}, {1000, 0, 1}, {2000, 500000, 10}}})

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"fmt"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -12,7 +11,8 @@ import (
 type watcher struct {
 	epoll int
 	mu    sync.Mutex
-	calls map[int32]func()
+	last  int32
+	calls map[int32]func() // by the number of the watch: descriptors are used again
 }
 
 var theWatcher = sync.OnceValues(func() (*watcher, error) {
@@ -26,19 +26,34 @@ var theWatcher = sync.OnceValues(func() (*watcher, error) {
 })
 
 // watch calls f, once, on a goroutine of its own, when the process behind pidfd
-// has ended. The pidfd must stay open until then.
-func watch(pidfd int, f func()) error {
+// has ended. The pidfd must stay open until then, or until unwatch.
+func watch(pidfd int, f func()) (number int32, err error) {
 	w, err := theWatcher()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, pidfd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(pidfd)}); err != nil {
-		return fmt.Errorf("watch a process: %w", err)
+	w.last++
+	event := &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: w.last}
+	if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, pidfd, event); err != nil {
+		return 0, err
 	}
-	w.calls[int32(pidfd)] = f // before the loop can look: it waits for mu
-	return nil
+	w.calls[w.last] = f
+	return w.last, nil
+}
+
+// unwatch takes a watch back; false when its call is made, or being made, already.
+func unwatch(number int32) bool {
+	w, err := theWatcher()
+	if err != nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.calls[number]
+	delete(w.calls, number)
+	return ok
 }
 
 func (w *watcher) loop() {
@@ -55,7 +70,6 @@ func (w *watcher) loop() {
 			w.mu.Lock()
 			f := w.calls[e.Fd]
 			delete(w.calls, e.Fd)
-			unix.EpollCtl(w.epoll, unix.EPOLL_CTL_DEL, int(e.Fd), nil)
 			w.mu.Unlock()
 			if f != nil {
 				go f()

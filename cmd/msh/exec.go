@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -101,12 +100,12 @@ func (a *app) exec(c *cobra.Command, machine string, command *kernel.Command) er
 
 // notRun tells an error of the way in, which is msh's and exits with 1, from a program that could not be executed.
 func (a *app) notRun(err error) error {
-	var bad *kernel.ParamError
-	if errors.Is(err, kernel.ErrDead) || errors.As(err, &bad) {
+	code := kernel.ExitCode(err)
+	if code == 1 {
 		return err
 	}
 	fmt.Fprint(a.stderr, "msh: "+interp.Format(err, nil))
-	return exitStatus(kernel.ExitCode(err))
+	return exitStatus(code)
 }
 
 // onStreams runs the command on msh's own descriptors; signals are the command's.
@@ -120,7 +119,7 @@ func (a *app) onStreams(m *kernel.Machine, command *kernel.Command) (int, error)
 		stdio[i] = int(f.Fd())
 	}
 	caught := make(chan os.Signal, 16)
-	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	signal.Notify(caught, unlessNohup(syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT)...)
 	defer signal.Stop(caught)
 	passed := make(chan syscall.Signal)
 	ended := make(chan struct{})

@@ -49,7 +49,7 @@ func watchSignals(stderr io.Writer, prompt bool) (context.Context, *signals) {
 	go func() {
 		// A SIGPIPE that is asked for does not kill: a write to a pipe without a reader fails instead, which ends the
 		// script as any error does.
-		signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+		signal.Notify(ch, unlessNohup(syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)...)
 		close(s.ready)
 		for sig := range ch {
 			if sig := sig.(syscall.Signal); sig != syscall.SIGPIPE && !(sig == syscall.SIGINT && prompt) {
@@ -59,6 +59,15 @@ func watchSignals(stderr io.Writer, prompt bool) (context.Context, *signals) {
 	}()
 	s.stop = func() { <-s.ready; signal.Stop(ch); close(ch); cancel(nil) }
 	return ctx, s
+}
+
+// unlessNohup adds SIGHUP to signals to be asked for, unless msh was started to ignore it: to ask would undo nohup(1).
+// SIGINT is another matter: a shell script has all that it starts with & ignore it, and who then sends it to msh means it.
+func unlessNohup(sigs ...os.Signal) []os.Signal {
+	if !signal.Ignored(syscall.SIGHUP) {
+		sigs = append(sigs, syscall.SIGHUP)
+	}
+	return sigs
 }
 
 func (s *signals) receive(sig syscall.Signal, cancel context.CancelCauseFunc) {

@@ -15,7 +15,7 @@ func (a *app) onTerminal(m *kernel.Machine, command *kernel.Command) (int, error
 	if _, ok := command.Env["TERM"]; !ok {
 		command.Env["TERM"] = os.Getenv("TERM") // what the bytes mean is the outer terminal's
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), unlessNohup(syscall.SIGTERM)...)
 	defer stop()
 	return m.Interact(ctx, command, a.stdin, a.stdout)
 }

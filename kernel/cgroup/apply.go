@@ -16,15 +16,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ownerMark is the extended attribute that says whose a group is: the ledger
+// knows a path before it is made, and somebody else may have it.
+const ownerMark = "trusted.msh.owner"
+
+// mine tells whether the group's first directory, with which all begin and end,
+// is there and this machine's.
+func (g *Group) mine() (bool, error) {
+	dir := g.dir(g.Tracker)
+	var mark [512]byte
+	n, err := unix.Getxattr(dir, ownerMark, mark[:])
+	switch {
+	case err == unix.ENOENT:
+		return false, nil
+	case err == unix.ENODATA:
+		// Its maker died before it could mark it, and so before anything was in
+		// it; else it is not msh's, and in use.
+		unix.Rmdir(dir)
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("read the mark of %s: %w", dir, err)
+	}
+	return string(mark[:n]) == g.Owner, nil
+}
+
 // Make makes the group's directories and sets its limits. Each directory must be
 // new: one that is there belongs to somebody else.
 func (g *Group) Make() error {
-	for _, d := range g.Dirs() {
+	for i, d := range g.Dirs() {
 		if err := unix.Mkdir(d, 0o755); err != nil {
 			if errors.Is(err, unix.EEXIST) {
 				return fmt.Errorf("cgroup %s is there already and not this machine's: remove it (rmdir) or choose another name", d)
 			}
 			return fmt.Errorf("mkdir %s: %w", d, err)
+		}
+		if i == 0 {
+			if err := unix.Setxattr(d, ownerMark, []byte(g.Owner), unix.XATTR_CREATE); err != nil {
+				return fmt.Errorf("mark %s: %w", d, err)
+			}
 		}
 	}
 	return g.apply(g.Limits)

@@ -104,7 +104,9 @@ type Group struct {
 	Unified bool     // whether limits and processes are both in v2
 	Tracker string   // the mount point of the hierarchy that holds the processes
 	V1      []string `json:",omitempty"` // controllers of v1 in use
-	// Leaf is set where processes are in Path/init, since on v2 a group whose
+	// Owner marks the directory of the processes as this machine's.
+	Owner string
+	// Leaf is set where processes are in Path/.init, since on v2 a group whose
 	// children have limits cannot have processes of its own.
 	Leaf   bool   `json:",omitempty"`
 	Limits Limits `json:",omitzero"`
@@ -168,7 +170,7 @@ func (g *Group) Dirs() []string {
 // Processes is the directory that a machine's processes are in.
 func (g *Group) Processes() string {
 	if g.Leaf {
-		return filepath.Join(g.dir(g.Tracker), "init")
+		return filepath.Join(g.dir(g.Tracker), ".init") // no machine can be called so
 	}
 	return g.dir(g.Tracker)
 }

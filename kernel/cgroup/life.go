@@ -184,8 +184,12 @@ func (g *Group) Kill() error {
 }
 
 // Remove ends the group's processes, waits for them and removes its directories
-// and those that its processes made below them. What is gone already is no error.
+// and those that its processes made below them. What is gone already is no error,
+// and a group that somebody else has made there is left alone.
 func (g *Group) Remove(ctx context.Context) error {
+	if mine, err := g.mine(); !mine {
+		return err
+	}
 	var errs []error
 	if g.Unified && g.Limits.Exclusive {
 		// rmdir gives a partition's CPUs back only some time after it has answered.

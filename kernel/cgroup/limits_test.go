@@ -96,7 +96,7 @@ func TestLayout(t *testing.T) {
 		joins  int
 	}{
 		{"unified", Host{Unified: true, V2: Root}, false, []string{"/sys/fs/cgroup/msh.l.m"}, 0},
-		{"unified, with machines", Host{Unified: true, V2: Root}, true, []string{"/sys/fs/cgroup/msh.l.m", "/sys/fs/cgroup/msh.l.m/init"}, 0},
+		{"unified, with machines", Host{Unified: true, V2: Root}, true, []string{"/sys/fs/cgroup/msh.l.m", "/sys/fs/cgroup/msh.l.m/.init"}, 0},
 		{"hybrid", Host{V2: Root + "/unified"}, true, []string{"/sys/fs/cgroup/unified/msh.l.m", "/sys/fs/cgroup/cpuset/msh.l.m", "/sys/fs/cgroup/memory/msh.l.m", "/sys/fs/cgroup/pids/msh.l.m"}, 3},
 		{"v1", Host{}, false, []string{"/sys/fs/cgroup/freezer/msh.l.m", "/sys/fs/cgroup/cpuacct/msh.l.m", "/sys/fs/cgroup/cpuset/msh.l.m", "/sys/fs/cgroup/memory/msh.l.m", "/sys/fs/cgroup/pids/msh.l.m"}, 5},
 	} {

@@ -34,6 +34,7 @@ type Ledger struct {
 	mu      sync.Mutex
 	file    *os.File
 	entries []Entry
+	newline bool // whether the next entry must begin one
 }
 
 // Create makes the file, which must be new.
@@ -46,50 +47,37 @@ func Create(path string) (*Ledger, error) {
 }
 
 // Read reads the entries that another process, or an earlier run, has written. A
-// last line without its end was being written when its writer died: its effect
-// has not been made.
+// line that is torn was being written when its writer died, or is still being
+// written: its effect has not been made, and it is passed over.
 func Read(path string) ([]Entry, error) {
-	entries, _, err := read(path)
-	return entries, err
-}
-
-// read also tells where a torn last line begins; -1 where there is none.
-func read(path string) (entries []Entry, torn int64, err error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, -1, err
+		return nil, err
 	}
-	torn = -1
-	whole := bytes.LastIndexByte(b, '\n') + 1
-	if whole < len(b) {
-		torn = int64(whole)
-	}
-	for line := range bytes.Lines(b[:whole]) {
+	var entries []Entry
+	for line := range bytes.Lines(b) {
 		var e Entry
-		if err := json.Unmarshal(line, &e); err != nil {
-			return nil, -1, fmt.Errorf("%s: line %q: %w", path, line, err)
+		if !bytes.HasSuffix(line, []byte("\n")) || json.Unmarshal(line, &e) != nil {
+			continue
 		}
 		entries = append(entries, e)
 	}
-	return entries, torn, nil
+	return entries, nil
 }
 
-// Open reads a ledger, and goes on writing it.
+// Open reads a ledger, and goes on writing it: on a new line, whatever its last
+// writer has left. Nothing is cut off, since that writer may be alive.
 func Open(path string) (*Ledger, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		return nil, err
 	}
-	l := &Ledger{file: f}
-	var torn int64
-	if l.entries, torn, err = read(path); err == nil && torn >= 0 {
-		err = f.Truncate(torn)
-	}
+	entries, err := Read(path)
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	return l, nil
+	return &Ledger{file: f, entries: entries, newline: true}, nil
 }
 
 // Write adds an entry. Only when it returns nil may the effect be made.
@@ -106,9 +94,15 @@ func (l *Ledger) Write(op string, arg any) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// One write(2), no fsync: what a power failure loses, it undoes as well.
-	if _, err := l.file.Write(append(line, '\n')); err != nil {
+	line = append(line, '\n')
+	if l.newline {
+		line = append([]byte{'\n'}, line...)
+	}
+	if _, err := l.file.Write(line); err != nil {
+		l.newline = true
 		return fmt.Errorf("write ahead %s: %w", op, err)
 	}
+	l.newline = false
 	l.entries = append(l.entries, e)
 	return nil
 }
@@ -130,6 +124,9 @@ func (l *Ledger) Undo(undo func(Entry) error) error {
 	l.entries = left
 	return errors.Join(errs...)
 }
+
+// Len is how many entries there are to undo.
+func (l *Ledger) Len() int { l.mu.Lock(); defer l.mu.Unlock(); return len(l.entries) }
 
 // Close closes the file; the entries stay.
 func (l *Ledger) Close() error { return l.file.Close() }

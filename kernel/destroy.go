@@ -1,0 +1,88 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// end kills the machine's processes and waits for its init. The ledger would do
+// so too, but has only the control group to look at, again and again; the pidfd
+// wakes at once. What goes wrong here, the ledger meets again and reports.
+func (m *Machine) end() {
+	if m.pidfd < 0 || m.group.Kill() != nil {
+		return
+	}
+	never := &canceller{fd: -1}
+	never.await(context.Background(), time.Now().Add(teardown), m.pidfd)
+	if m.reapInit != nil {
+		m.reapInit()
+	}
+}
+
+// destroyInside destroys the machines inside one that was loaded by name, which
+// no lab of this process knows.
+func (m *Machine) destroyInside(ctx context.Context) error {
+	names, err := m.host.dirs(filepath.Dir(m.Dir()))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		c, err := m.host.load(m.labID, name)
+		if err != nil {
+			continue // half made: a sweep's
+		}
+		if c.parent.ID() == m.ID() {
+			errs = append(errs, c.Destroy(ctx))
+		}
+		c.close()
+	}
+	return errors.Join(errs...)
+}
+
+// Destroy ends the machine and those inside it and takes back all it was given.
+// Destroying twice is no error.
+func (m *Machine) Destroy(ctx context.Context) error {
+	if m.isHost() {
+		return bad("destroy", "", nil, "the host is not msh's to destroy")
+	}
+	var errs []error
+	if m.lab != nil {
+		for _, c := range slices.Backward(m.lab.Machines()) {
+			if c.parent == m {
+				errs = append(errs, c.Destroy(ctx))
+			}
+		}
+	}
+	m.ending.Lock()
+	defer m.ending.Unlock()
+	m.mu.Lock()
+	if m.state != "" {
+		m.mu.Unlock()
+		return errors.Join(errs...)
+	}
+	m.mu.Unlock()
+	if m.lab == nil {
+		errs = append(errs, m.destroyInside(ctx))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	m.end()
+	if err := m.host.undoMachine(ctx, m.Dir()); err != nil {
+		return fmt.Errorf("destroy %s: %w", m.Name(), err)
+	}
+	m.mu.Lock()
+	m.state = "destroyed"
+	m.mu.Unlock()
+	m.close()
+	if m.lab != nil {
+		m.lab.forget(m)
+	}
+	m.parent.disown(m.Name())
+	return nil
+}
