@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -34,21 +33,14 @@ type process struct {
 	steps []stage0.Step
 }
 
-// stage0Number is the descriptor of stage0's image: high, so that handing
-// descriptors over never overwrites it.
-const stage0Number = 200
-
-var stage0Path = sync.OnceValues(func() (string, error) {
-	fd, err := stage0.Executable()
-	if err != nil {
-		return "", err
-	}
-	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, stage0Number)
-	if err != nil {
-		return "", fmt.Errorf("dup stage0: %w", err)
-	}
-	return fmt.Sprintf("/proc/self/fd/%d", high), nil
-})
+// imageNumber is the descriptor that stage0's own image has in every child, and
+// stage0Path what is executed. It must be among those handed over: on its way to
+// exec the Go runtime puts descriptors of its own on numbers just above the
+// highest of them, and would overwrite any other.
+const (
+	imageNumber = stage0.BlobFD + 1
+	stage0Path  = "/proc/self/fd/4"
+)
 
 // start starts it. The caller closes the process.
 func (b *birth) start() (*process, error) {
@@ -58,17 +50,21 @@ func (b *birth) start() (*process, error) {
 			return nil, err
 		}
 	}
-	path, err := stage0Path()
+	image, err := stage0.Executable()
 	if err != nil {
 		return nil, err
 	}
 	names := b.program.FDs()
-	number := make(map[stage0.FD]int, len(names))
-	files := make([]uintptr, stage0.BlobFD+1, stage0.BlobFD+1+len(names))
+	number := map[stage0.FD]int{imageFD: imageNumber}
+	files := make([]uintptr, imageNumber+1, imageNumber+1+len(names))
 	for i, fd := range b.stdio {
 		files[i] = uintptr(fd)
 	}
+	files[imageNumber] = uintptr(image)
 	for _, name := range names {
+		if name == imageFD {
+			continue
+		}
 		fd, ok := b.files[name]
 		if !ok {
 			return nil, fmt.Errorf("start: no descriptor %q", name)
@@ -104,7 +100,7 @@ func (b *birth) start() (*process, error) {
 		attr.Sys.Credential = &syscall.Credential{}
 	}
 	fork := func() (err error) {
-		p.pid, err = syscall.ForkExec(path, []string{"0"}, attr)
+		p.pid, err = syscall.ForkExec(stage0Path, []string{"0"}, attr)
 		return err
 	}
 	if b.pidns >= 0 {

@@ -71,9 +71,6 @@ func (t *Txn) open(b *birth) error {
 			return fmt.Errorf("open %s: %w", p.Group.Processes(), err)
 		}
 	}
-	if b.files[imageFD], err = stage0.Executable(); err != nil {
-		return err
-	}
 	if p.Under.Space != 0 {
 		if b.files[parentFD], err = t.own(t.parent.handle()); err != nil {
 			return err

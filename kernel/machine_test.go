@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
 	"golang.org/x/sys/unix"
+	"msh/kernel/stage0"
 
 	"msh/kernel/cgroup"
 )
@@ -105,7 +107,7 @@ func labName(t *testing.T) string {
 // the watcher, Go's own poller.
 func warmUp(t *testing.T) {
 	t.Helper()
-	if _, err := stage0Path(); err != nil {
+	if _, err := stage0.Executable(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := theWatcher(); err != nil {

@@ -39,8 +39,11 @@ func TestParallel(t *testing.T) {
 		}
 		for _, m := range []*Machine{m, c} {
 			r, err := m.Run(ctx, &Command{Argv: []string{"echo", m.Name()}}, nil, 0)
-			if err != nil || string(r.Stdout) != m.Name()+"\n" {
-				return fmt.Errorf("run: %q, %v", r.Stdout, err)
+			if err != nil {
+				return fmt.Errorf("run in %s: %w", m.Name(), err)
+			}
+			if string(r.Stdout) != m.Name()+"\n" {
+				return fmt.Errorf("run in %s: %q", m.Name(), r.Stdout)
 			}
 		}
 		if err := m.Set(&Rlimit{Name: "nofile", Soft: 50, Hard: 50}); err != nil {
