@@ -165,7 +165,12 @@ func (p *Plan) Print(w io.Writer) error {
 			fmt.Fprintf(&b, "  open: %s\n", t.words())
 		}
 	}
+	last := ""
 	for i, s := range p.Steps.Steps() {
+		if s.Words == last {
+			continue // one of many alike
+		}
+		last = s.Words
 		fmt.Fprintf(&b, "  %2d %s\n", i+1, s.Words)
 	}
 	_, err := io.WriteString(w, b.String())

@@ -26,6 +26,7 @@ const (
 	joinSession    = 1      // KEYCTL_JOIN_SESSION_KEYRING
 	everySignal    = ^uint64(0)
 	sigsetSize     = 8
+	lastSignal     = 64
 	moveFromHandle = unix.MOVE_MOUNT_F_EMPTY_PATH
 )
 
@@ -150,8 +151,12 @@ func (s *Steps) enter(words string, pidfd stage0.FD, space uintptr) {
 func (s *Steps) clean() {
 	s.Call("leave the caller's keyring", stage0.MayFail, unix.SYS_KEYCTL, joinSession, 0)
 	s.Call("umask 022", 0, unix.SYS_UMASK, 0o022)
-	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE} {
-		s.Call("default action for "+unix.SignalName(sig), 0, unix.SYS_RT_SIGACTION, int(sig), stage0.Buffer(32), 0, sigsetSize)
+	for sig := 1; sig <= lastSignal; sig++ {
+		// What is ignored stays so across execve(2), and a shell makes what it
+		// starts in the background ignore some.
+		if sig != int(unix.SIGKILL) && sig != int(unix.SIGSTOP) {
+			s.Call("default action for every signal", 0, unix.SYS_RT_SIGACTION, sig, stage0.Buffer(32), 0, sigsetSize)
+		}
 	}
 	s.Call("close all else on exec", 0, unix.SYS_CLOSE_RANGE, 3, uint64(^uint32(0)), closeOnExec)
 }
