@@ -109,11 +109,11 @@ var copyOutWord = method(&interp.Word{
 	Doc:    "Copies from the machine to the host, where it belongs to the caller. Links are copied as links and never followed.",
 	Params: copyParams,
 	Errors: "no such path; something that is neither file, link nor directory; a directory into itself",
-	Example: `m = machine_rfork(resources=[root("/"), mount("tmpfs", "/work", type="tmpfs")])
+	Example: `m = machine_rfork(resources=[root("/"), mount("tmpfs", "/data", type="tmpfs")])
 dir = host.run(["mktemp", "-d"]).stdout.strip()
 defer(lambda: host.run(["rm", "-r", dir]))
-m.run("echo result >/work/out")
-m.copy_out("/work/out", dir)
+m.run("echo result >/data/out")
+m.copy_out("/data/out", dir)
 print(host.read_file(dir + "/out"))`,
 	Output: "result\n\n",
 }, func(c *interp.Call, v *Machine) (starlark.Value, error) {
