@@ -22,7 +22,8 @@ var _ starlark.HasAttrs = (*Process)(nil)
 
 var spawnWord = method(&interp.Word{
 	Name: "spawn",
-	Doc:  "Starts a program in the machine and goes on. It returns once the program has been executed; what it writes goes to a log.",
+	Doc: "Starts a program in the machine and goes on. It returns once the program has been executed; what it writes goes to a log. " +
+		"It ends with the machine; one of host's ends with the script, but should msh be killed, nobody ends that.",
 	Params: commandParams(
 		interp.Param{Name: "log", Type: "string", Default: "None", Doc: "a file of the host's to append to; one of msh's, gone with the machine, when left out"},
 		interp.Param{Name: "restart", Type: "string", Default: `"no"`, Doc: `when it is started again: "no", "on-failure" (a code other than 0) or "always"; pauses grow from 100 ms to 10 s`},

@@ -262,9 +262,13 @@ func (m *Machine) Attach(ctx context.Context, c *Command, stdio [3]int, signals 
 		return 0, err
 	}
 	defer p.close()
-	end := make(chan struct{})
-	defer close(end)
+	end, stopped := make(chan struct{}), make(chan struct{})
+	defer func() {
+		close(end)
+		<-stopped // before the pidfd is closed, and its number somebody else's
+	}()
 	go func() {
+		defer close(stopped)
 		for {
 			select {
 			case sig := <-signals:

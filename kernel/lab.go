@@ -24,6 +24,7 @@ type Lab struct {
 	machines []*Machine // in the order they were made
 	names    map[string]bool
 	serial   int
+	spawned  []*Process // on the host: no control group ends them
 	root     *Machine
 }
 
@@ -271,6 +272,13 @@ func (l *Lab) forget(m *Machine) {
 // first. It goes on past errors and joins them.
 func (l *Lab) Close(ctx context.Context) error {
 	var errs []error
+	l.mu.Lock()
+	spawned := l.spawned
+	l.spawned = nil
+	l.mu.Unlock()
+	for _, p := range slices.Backward(spawned) {
+		errs = append(errs, p.finish(ctx))
+	}
 	for _, m := range slices.Backward(l.Machines()) {
 		if m.spec.Keep || m.state == "planned" {
 			m.close()

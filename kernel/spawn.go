@@ -95,7 +95,31 @@ func (m *Machine) Spawn(ctx context.Context, c *Command, log string, restart Res
 	if err := p.start(ctx); err != nil {
 		return nil, err
 	}
+	if m.isHost() && m.lab != nil {
+		m.lab.mu.Lock()
+		m.lab.spawned = append(m.lab.spawned, p)
+		m.lab.mu.Unlock()
+	}
 	return p, nil
+}
+
+// patience is how long a process of the host's has to end when it is asked to.
+const patience = 2 * time.Second
+
+// finish ends a process: what a script has started ends with it.
+func (p *Process) finish(ctx context.Context) error {
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+		if !p.Alive() {
+			return nil
+		}
+		if err := p.Kill(sig); err != nil {
+			return err
+		}
+		if _, err := p.Wait(ctx, patience); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("end %s on the host: it does not die", p.c.Argv[0])
 }
 
 // start starts the program once and has its end looked after.

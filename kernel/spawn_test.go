@@ -151,3 +151,20 @@ func TestShellHangup(t *testing.T) {
 		t.Errorf("hung up: %+v", e)
 	}
 }
+
+// What a script has started on the host ends with it, restarts included.
+func TestSpawnOnHost(t *testing.T) {
+	l := newLab(t)
+	log := filepath.Join(t.TempDir(), "log")
+	p, err := l.Host().Spawn(t.Context(), &Command{Argv: []string{"sh", "-c", "echo started; exec sleep 600"}}, log, RestartAlways)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it runs", func() bool { b, _ := p.Log(); return string(b) == "started\n" })
+	if err := l.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if p.Alive() {
+		t.Error("it outlives the lab")
+	}
+}
