@@ -24,7 +24,7 @@ print(m.run(["nproc"]).stdout.strip(), m.given[0])`,
 	Output: "1 cpu(quota=50, weight=200, set=\"0\")\n",
 	Needs:  "root",
 	Fn: func(c *interp.Call) (starlark.Value, error) {
-		var quota float64
+		var quota Percent
 		var weight Whole
 		var set CPUs
 		r := &kernel.CPU{}
@@ -32,13 +32,13 @@ print(m.run(["nproc"]).stdout.strip(), m.given[0])`,
 			return nil, err
 		}
 		// A zero that was given is not a parameter left out.
-		if err := atLeast(c, "quota", quota, 0.1); err != nil {
+		if err := atLeast(c, "quota", float64(quota), 0.1); err != nil {
 			return nil, err
 		}
 		if err := atLeast(c, "weight", float64(weight), 1); err != nil {
 			return nil, err
 		}
-		r.Quota, r.Weight, r.Set = quota, int(weight), set
+		r.Quota, r.Weight, r.Set = float64(quota), int(weight), set
 		return newResource(c, r)
 	},
 }

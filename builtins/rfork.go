@@ -50,7 +50,7 @@ print(inner.run("echo $PPID").stdout.strip(), inner.parent.name)`
 }
 
 func (s *Session) rfork(c *interp.Call) (starlark.Value, error) {
-	var list starlark.Iterable = starlark.Tuple{}
+	var resources starlark.Value = starlark.Tuple{}
 	var name starlark.String
 	var init starlark.Value
 	var keep bool
@@ -60,8 +60,12 @@ func (s *Session) rfork(c *interp.Call) (starlark.Value, error) {
 			return interp.Unknown, nil
 		}
 	}
-	if err := c.Unpack(&list, &name, &init, &keep); err != nil {
+	if err := c.Unpack(&resources, &name, &init, &keep); err != nil {
 		return nil, err
+	}
+	list, ok := resources.(starlark.Iterable)
+	if !ok {
+		return nil, interp.WithHint(fmt.Errorf("%s: resources: got %s, want a list of resources", c.Word.Name, resources.Type()), fmt.Sprintf("[%s]", resources))
 	}
 	parent := s.host
 	if p, ok := c.Recv.(*Machine); ok {

@@ -83,6 +83,19 @@ func (c *CPUs) Unpack(v starlark.Value) error {
 	return fmt.Errorf(`got %s, want CPUs as "0-1,3" or [0, 1, 3]`, v.Type())
 }
 
+// Percent is the value of a parameter in percent: a number, 50 for 50 %.
+type Percent float64
+
+// Unpack implements starlark.Unpacker.
+func (p *Percent) Unpack(v starlark.Value) error {
+	f, ok := starlark.AsFloat(v)
+	if !ok {
+		return fmt.Errorf("got %s, want a number of percent: 50 is 50 %%", v)
+	}
+	*p = Percent(f)
+	return nil
+}
+
 // Text is the value of a parameter that is a text that is not empty.
 type Text string
 

@@ -110,6 +110,9 @@ func (b *birth) start() (*process, error) {
 	}
 	if err != nil {
 		unix.Close(blob)
+		if errors.Is(err, unix.ESRCH) && b.pidns >= 0 {
+			return nil, fmt.Errorf("machine %s: %w", b.in.Name(), ErrDead) // its init is ending
+		}
 		return nil, explainClone(err, b.flags)
 	}
 	return p, nil

@@ -99,6 +99,8 @@ func (s *Spec) Validate() error {
 			e := &ParamError{Kind: "machine_rfork", Param: "resources", Got: Short(key) + " twice", Want: "each once", Mend: "put both into one " + r.Kind() + "(…)"}
 			if word, ok := keyWords[r.Kind()]; ok {
 				e.Want, e.Mend = "each "+word+" once", ""
+			} else if _, ok := r.(*Space); ok {
+				e.Mend = ""
 			}
 			return e
 		}

@@ -23,6 +23,8 @@ func signalName(sig syscall.Signal) string {
 		return "SIGTERM"
 	case syscall.SIGHUP:
 		return "SIGHUP"
+	case syscall.SIGQUIT:
+		return "SIGQUIT"
 	}
 	return sig.String()
 }
@@ -49,7 +51,7 @@ func watchSignals(stderr io.Writer, prompt bool) (context.Context, *signals) {
 	go func() {
 		// A SIGPIPE that is asked for does not kill: a write to a pipe without a reader fails instead, which ends the
 		// script as any error does.
-		signal.Notify(ch, unlessNohup(syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)...)
+		signal.Notify(ch, unlessNohup(syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGPIPE)...)
 		close(s.ready)
 		for sig := range ch {
 			if sig := sig.(syscall.Signal); sig != syscall.SIGPIPE && !(sig == syscall.SIGINT && prompt) {
