@@ -57,7 +57,8 @@ type Interp struct {
 	predeclared starlark.StringDict // what scripts can name
 	hidden      starlark.StringDict // predeclared, and what only rewritten scripts name
 
-	globals starlark.StringDict // of the last script, and of the REPL
+	globals  starlark.StringDict // of the last script, and of the REPL
+	failures int                 // of the REPL's inputs
 
 	mu       sync.Mutex // guards what follows
 	sources  map[string]string

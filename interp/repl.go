@@ -48,7 +48,9 @@ func (in *Interp) REPL(ctx context.Context, lines LineReader) error {
 		if input != "" {
 			text.WriteString(input)
 			in.addSource(sessionName, text.String())
-			in.eval(ctx, input, line)
+			if !in.eval(ctx, input, line) {
+				in.failures++
+			}
 			line += strings.Count(input, "\n")
 		}
 		if err != nil {
@@ -97,8 +99,11 @@ func readLine(ctx context.Context, lines LineReader) (string, error) {
 	}
 }
 
+// Failures is how many inputs to REPL have ended in an error.
+func (in *Interp) Failures() int { return in.failures }
+
 // eval runs one input under a context that an interrupt ends, and prints its value or its error.
-func (in *Interp) eval(ctx context.Context, input string, line int) {
+func (in *Interp) eval(ctx context.Context, input string, line int) (ok bool) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
 	v, err := in.runInput(ctx, input, line)
@@ -108,6 +113,7 @@ func (in *Interp) eval(ctx context.Context, input string, line int) {
 	case v != nil && v != starlark.None:
 		fmt.Fprintln(in.opts.Stdout, v)
 	}
+	return err == nil
 }
 
 // NewLineReader returns a LineReader for the interpreter's Stdin: with editing, history and completion

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 
 	"golang.org/x/term"
@@ -18,7 +19,12 @@ func (a *app) runREPL() error {
 			return err
 		}
 		defer lines.Close()
-		return in.REPL(ctx, lines)
+		err = in.REPL(ctx, lines)
+		if n := in.Failures(); err == nil && n > 0 && !isTerminal(a.stdin) {
+			// Who pipes a script in must learn that it went wrong.
+			err = fmt.Errorf("inputs that failed: %d", n)
+		}
+		return err
 	}})
 }
 
