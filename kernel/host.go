@@ -109,11 +109,29 @@ func (h *Host) tidy() {
 }
 
 func (h *Host) sweepLab(ctx context.Context, lab string, dead bool) (removed []string, err error) {
-	dir := filepath.Join(h.State, lab)
-	lock, err := lockOwner(dir, false)
+	removed, err = h.clearLab(ctx, lab, func(name string) (bool, error) {
+		m, err := h.load(lab, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil // half made
+		}
+		if err != nil {
+			return true, err // a newer msh made it: it may be a kept machine
+		}
+		defer m.close()
+		return m.spec.Keep && (!dead || m.State() != "dead"), nil
+	})
 	if errors.Is(err, errOwned) {
 		return nil, nil
 	}
+	return removed, err
+}
+
+// clearLab undoes the machines of a lab whose owner has ended, but for those that
+// stay. The control group of a machine holds those of the machines inside it, so
+// that any order will do. A lab that has an owner is errOwned.
+func (h *Host) clearLab(ctx context.Context, lab string, stays func(name string) (bool, error)) (removed []string, err error) {
+	dir := filepath.Join(h.State, lab)
+	lock, err := lockOwner(dir, false)
 	if err != nil {
 		return nil, err
 	}
@@ -124,23 +142,16 @@ func (h *Host) sweepLab(ctx context.Context, lab string, dead bool) (removed []s
 	}
 	var errs []error
 	for _, name := range names {
-		m, err := h.load(lab, name)
-		if err == nil {
-			stays := m.spec.Keep && (!dead || m.State() != "dead")
-			m.close()
-			if stays {
-				continue
-			}
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			// What cannot be read (a newer msh made it) may be a kept machine.
-			errs = append(errs, fmt.Errorf("%s/%s: %w", lab, name, err))
-			continue
+		stay, err := stays(name)
+		if err == nil && !stay {
+			err = h.undoMachine(ctx, filepath.Join(dir, name))
 		}
-		if err := h.undoMachine(ctx, filepath.Join(dir, name)); err != nil {
+		switch {
+		case err != nil:
 			errs = append(errs, fmt.Errorf("%s/%s: %w", lab, name, err))
-			continue
+		case !stay:
+			removed = append(removed, lab+"/"+name)
 		}
-		removed = append(removed, lab+"/"+name)
 	}
 	releaseLab(dir)
 	return removed, errors.Join(errs...)
