@@ -1,0 +1,164 @@
+package netx
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// NS is a network namespace held open by a descriptor. It may be used by several
+// goroutines.
+type NS struct {
+	fd int
+
+	mu    sync.Mutex
+	route *netlink.Handle
+}
+
+// Make makes a namespace. setup, if not nil, is called on the thread that stands
+// in it, before anybody else can reach it.
+func Make(setup func() error) (*NS, error) {
+	n := &NS{fd: -1}
+	err := onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("unshare the network: %w", err)
+		}
+		fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open the new network namespace: %w", err)
+		}
+		n.fd = fd
+		if setup != nil {
+			return setup()
+		}
+		return nil
+	})
+	if err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// Open opens the namespace behind a path: /proc/PID/ns/net, or where it was pinned.
+func Open(path string) (*NS, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	if _, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("%s: not a namespace", path)
+	}
+	return &NS{fd: fd}, nil
+}
+
+// Own is the namespace that the process stands in.
+func Own() (*NS, error) { return Open("/proc/thread-self/ns/net") }
+
+// Close gives the handle up. The namespace ends with its last user.
+func (n *NS) Close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.route != nil {
+		n.route.Close()
+		n.route = nil
+	}
+	if n.fd >= 0 {
+		unix.Close(n.fd)
+		n.fd = -1
+	}
+}
+
+// FD is the descriptor; it stays n's.
+func (n *NS) FD() int { return n.fd }
+
+// ID names the namespace while it exists.
+func (n *NS) ID() (uint64, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(n.fd, &st)
+	return st.Ino, err
+}
+
+// Route is a socket of routing netlink in the namespace, opened once.
+func (n *NS) Route() (*netlink.Handle, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.route == nil {
+		h, err := netlink.NewHandleAt(netns.NsHandle(n.fd), unix.NETLINK_ROUTE)
+		if err != nil {
+			return nil, fmt.Errorf("open routing netlink: %w", err)
+		}
+		n.route = h
+	}
+	return n.route, nil
+}
+
+// Do calls f on a thread that stands in the namespace and dies with the call:
+// for sockets and files of /proc/sys that only can be opened from inside.
+func (n *NS) Do(f func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter the network namespace: %w", err)
+		}
+		return f()
+	})
+}
+
+// onThread calls f on a thread of its own that is left to die.
+func onThread(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		done <- f()
+	}()
+	return <-done
+}
+
+// Pin keeps the namespace alive at a path, which must not be there yet.
+func (n *NS) Pin(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o400)
+	if err != nil {
+		return &os.PathError{Op: "create", Path: path, Err: err}
+	}
+	unix.Close(fd)
+	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", n.fd), path, "", unix.MS_BIND, ""); err != nil {
+		os.Remove(path)
+		return fmt.Errorf("pin the network namespace at %s: %w", path, err)
+	}
+	return nil
+}
+
+// Unpin takes a pin back. One that is not there, or not whole, is no error.
+func Unpin(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // EINVAL: no mount
+		return fmt.Errorf("unpin the network namespace at %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// WriteSysctl writes a parameter of the calling thread's namespace. One that the
+// kernel does not have is os.ErrNotExist.
+func WriteSysctl(key, value string) error {
+	path := "/proc/sys/" + strings.ReplaceAll(key, ".", "/")
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(value)); err != nil {
+		return &os.PathError{Op: "write " + value + " to", Path: path, Err: err}
+	}
+	return nil
+}
