@@ -112,11 +112,18 @@ func (n *NS) Do(f func() error) error {
 	})
 }
 
-// onThread calls f on a thread of its own that is left to die.
+// onThread calls f on a thread of its own that is left to die. The process's first
+// thread cannot die: it would stay in the namespace, and keep it.
 func onThread(f func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			err := onThread(f) // on another one, as this is held
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
 		done <- f()
 	}()
 	return <-done
