@@ -19,6 +19,7 @@ type Claim struct {
 	Name   string // which one, a file name: "3", "1879048192"
 	Amount int64  `json:",omitempty"` // bytes of memory, or how many ids
 	Owner  string // LAB/MACHINE
+	Note   string `json:",omitempty"` // what its kind must remember of it
 	From   string `json:",omitempty"` // the ancestor it is taken from; "" is the host
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +21,7 @@ type NS struct {
 
 	mu    sync.Mutex
 	route *netlink.Handle
+	raw   *nl.NetlinkSocket // for messages that netlink has no words for
 }
 
 // Make makes a namespace. setup, if not nil, is called on the thread that stands
@@ -71,6 +73,10 @@ func (n *NS) Close() {
 		n.route.Close()
 		n.route = nil
 	}
+	if n.raw != nil {
+		n.raw.Close()
+		n.raw = nil
+	}
 	if n.fd >= 0 {
 		unix.Close(n.fd)
 		n.fd = -1
@@ -99,6 +105,24 @@ func (n *NS) Route() (*netlink.Handle, error) {
 		n.route = h
 	}
 	return n.route, nil
+}
+
+// execute sends a request of routing netlink and reads the answer.
+func (n *NS) execute(req *nl.NetlinkRequest) error {
+	n.mu.Lock()
+	if n.raw == nil {
+		s, err := nl.GetNetlinkSocketAt(netns.NsHandle(n.fd), netns.None(), unix.NETLINK_ROUTE)
+		if err != nil {
+			n.mu.Unlock()
+			return fmt.Errorf("open routing netlink: %w", err)
+		}
+		n.raw = s
+	}
+	s := n.raw
+	n.mu.Unlock()
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 // Do calls f on a thread that stands in the namespace and dies with the call:
@@ -155,10 +179,14 @@ func Unpin(path string) error {
 	return nil
 }
 
-// WriteSysctl writes a parameter of the calling thread's namespace. One that the
-// kernel does not have is os.ErrNotExist.
+// WriteSysctl writes a parameter of the calling thread's namespace: its name has
+// dots, or slashes where a part has a dot of its own. One that the kernel does not
+// have is os.ErrNotExist.
 func WriteSysctl(key, value string) error {
-	path := "/proc/sys/" + strings.ReplaceAll(key, ".", "/")
+	if !strings.Contains(key, "/") {
+		key = strings.ReplaceAll(key, ".", "/")
+	}
+	path := "/proc/sys/" + key
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}
