@@ -76,6 +76,21 @@ var machineAttrs = map[string]func(*Machine) starlark.Value{
 		}
 		return starlark.String("/")
 	},
+	"netifs": func(v *Machine) starlark.Value {
+		var list []starlark.Value
+		for _, n := range v.m.Netifs() {
+			list = append(list, &Netif{v, n.Name})
+		}
+		return starlark.NewList(list)
+	},
+	"address": func(v *Machine) starlark.Value {
+		for _, n := range v.m.Netifs() {
+			if len(n.Addresses) > 0 {
+				return starlark.String(n.Addresses[0].Addr().String())
+			}
+		}
+		return starlark.None
+	},
 	"given": func(v *Machine) starlark.Value {
 		return starlark.NewList(slices.Clone(v.given))
 	},
@@ -121,6 +136,11 @@ func (s *Session) methodWords() []*interp.Word {
 		readFileWord, writeFileWord, copyInWord, copyOutWord,
 		freezeWord, thawWord, stopWord, killWord, destroyWord, setWord, statsWord,
 		waitPortWord, waitRunWord, waitFileWord,
+		s.vnetWord("Machine.vnet"), machineNetifWord,
+		vnetAttachWord, vnetDetachWord, vnetPartitionWord, vnetHealWord, vnetCaptureWord, vnetStatsWord, vnetDestroyWord,
+		linkUpWord, linkDownWord, linkSetWord, linkStatsWord, linkDestroyWord,
+		netifUpWord, netifDownWord, netifSetWord, netifStatsWord, netifCaptureWord,
+		captureWaitWord, captureStopWord,
 		processWaitWord, processKillWord, processLogWord,
 	}
 }
@@ -198,9 +218,21 @@ func (l *Lab) Attr(name string) (starlark.Value, error) {
 			list = append(list, l.s.value(m))
 		}
 		return starlark.NewList(list), nil
+	case "vnets":
+		var list []starlark.Value
+		for _, v := range l.s.lab.VNets() {
+			list = append(list, l.s.vnet(v))
+		}
+		return starlark.NewList(list), nil
+	case "links":
+		var list []starlark.Value
+		for _, k := range l.s.lab.Links() {
+			list = append(list, l.s.link(k))
+		}
+		return starlark.NewList(list), nil
 	}
 	return nil, nil
 }
 
 // AttrNames implements starlark.HasAttrs.
-func (l *Lab) AttrNames() []string { return []string{"machines", "name"} }
+func (l *Lab) AttrNames() []string { return []string{"links", "machines", "name", "vnets"} }

@@ -38,7 +38,12 @@ func newResource(c *interp.Call, res kernel.Resource) (starlark.Value, error) {
 		r.given[name] = frozen(v)
 	}
 	for i, v := range c.Args {
-		add(c.Word.Params[i].Name, v)
+		p := c.Word.Params[i]
+		if p.Rest {
+			add(p.Name, c.Args[i:])
+			break
+		}
+		add(p.Name, v)
 	}
 	for _, kv := range c.Kwargs {
 		name, _ := starlark.AsString(kv[0])
@@ -87,7 +92,11 @@ func (r *Resource) String() string {
 	var args []string
 	for _, n := range r.names {
 		i := slices.IndexFunc(r.word.Params, func(p interp.Param) bool { return p.Name == n })
-		if r.word.Params[i].Pos && i == len(args) {
+		if r.word.Params[i].Rest {
+			for e := range starlark.Elements(r.given[n].(starlark.Tuple)) {
+				args = append(args, e.String())
+			}
+		} else if r.word.Params[i].Pos && i == len(args) {
 			args = append(args, r.given[n].String())
 		} else {
 			args = append(args, n+"="+r.given[n].String())
@@ -173,6 +182,6 @@ func defaultValue(text string) starlark.Value {
 // resourceWords are the constructors, in the order of the kernel's table of kinds.
 func resourceWords() []*interp.Word {
 	return []*interp.Word{cpuWord, memoryWord, pidsWord, ioWord, childrenWord, uidspaceWord,
-		spaceWord("cgroupspace"), timespaceWord, spaceWord("ipcspace"), spaceWord("netspace"), spaceWord("mountspace"),
+		spaceWord("cgroupspace"), timespaceWord, spaceWord("ipcspace"), spaceWord("netspace"), netifWord, netaddrWord, routesWord, spaceWord("mountspace"),
 		rootWord, spaceWord("pidspace"), mountWord, unameWord, sysctlWord, rlimitWord}
 }

@@ -29,6 +29,8 @@ type Session struct {
 
 	mu       sync.Mutex
 	machines map[*kernel.Machine]*Machine // one value for each
+	vnets    map[*kernel.VNet]*VNet
+	links    map[*kernel.Link]*Link
 	host     *Machine
 	self     *Lab
 
@@ -41,7 +43,7 @@ func New(o Options) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{lab: lab, up: o.Up, dry: o.Dry, out: o.Stdout, machines: map[*kernel.Machine]*Machine{}}
+	s := &Session{lab: lab, up: o.Up, dry: o.Dry, out: o.Stdout, machines: map[*kernel.Machine]*Machine{}, vnets: map[*kernel.VNet]*VNet{}, links: map[*kernel.Link]*Link{}}
 	s.host, s.self = s.value(lab.Host()), &Lab{s}
 	s.methods = sync.OnceValue(s.methodWords)
 	return s, nil
@@ -52,7 +54,7 @@ func (s *Session) Lab() *kernel.Lab { return s.lab }
 
 // Words lists the words that are functions; those of values are in their docs.
 func (s *Session) Words() []*interp.Word {
-	return append([]*interp.Word{s.rforkWord("machine_rfork"), s.resourcesWord("resources")}, append(resourceWords(), s.methods()...)...)
+	return append([]*interp.Word{s.rforkWord("machine_rfork"), s.resourcesWord("resources"), s.vnetWord("vnet"), s.linkWord(), routeWord}, append(resourceWords(), s.methods()...)...)
 }
 
 // Values are the predeclared values: host and lab.

@@ -79,6 +79,11 @@ func (t *Txn) open(b *birth) error {
 			b.pidns = b.files[parentFD]
 		}
 	}
+	if p.knowsNames() {
+		if b.files[hostsFD], err = t.own(t.lab.hostsMount(namesNets(p.Nets))); err != nil {
+			return err
+		}
+	}
 	if p.relayed() {
 		return nil // the intermediate opens the trees
 	}

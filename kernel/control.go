@@ -188,7 +188,7 @@ func (m *Machine) killRest(ctx context.Context) error {
 // CheckSet tells of a resource alone whether a machine can be set to it.
 func CheckSet(r Resource) error {
 	if _, ok := r.(setter); !ok {
-		return bad("set", "resource", r.Kind(), "one that can change while the machine runs: cpu, memory, pids, io, rlimit, children, uname or sysctl")
+		return bad("set", "resource", r.Kind(), "one that can change while the machine runs: cpu, memory, pids, io, rlimit, children, uname, sysctl or netif")
 	}
 	return r.Validate()
 }
@@ -218,6 +218,9 @@ func (m *Machine) Set(r Resource) error {
 
 // remember puts what was set in the place of what was given.
 func (m *Machine) remember(r Resource) {
+	if _, ok := r.(*Netif); ok {
+		return // which SetNetif has done
+	}
 	spec := *m.spec
 	spec.Resources = slices.Clone(spec.Resources)
 	same := func(o Resource) bool {
@@ -267,6 +270,10 @@ func merge(had, n Resource) Resource {
 		if n.Domainname != "" {
 			c.Domainname = n.Domainname
 		}
+		return &c
+	case *Routes:
+		c := *n
+		c.Table, c.Number = had.(*Routes).Table, had.(*Routes).Number // the table stays
 		return &c
 	}
 	return n

@@ -81,6 +81,7 @@ func (m *Machine) Destroy(ctx context.Context) error {
 	m.mu.Unlock()
 	m.close()
 	if m.lab != nil {
+		m.lab.unplug(m)
 		m.lab.forget(m)
 	}
 	m.parent.disown(m.Name())

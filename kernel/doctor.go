@@ -44,7 +44,7 @@ func (h *Host) Doctor(ctx context.Context) []Finding {
 	for _, t := range h.trials() {
 		all = append(all, t.try(ctx, h))
 	}
-	return all
+	return append(all, checkNetworks()...)
 }
 
 // wantKernel is the first with everything that every machine is made with:

@@ -118,8 +118,11 @@ func (m *Machine) command(ctx context.Context, s *Steps, c *Command) (uid int, e
 }
 
 // perform runs steps inside the machine and waits for their end.
-func (m *Machine) perform(steps func(*Steps)) error {
-	p, err := m.begin(nil, steps)
+func (m *Machine) perform(steps func(*Steps)) error { return m.performWith(nil, steps) }
+
+// performWith does so with descriptors that the steps name.
+func (m *Machine) performWith(files map[stage0.FD]int, steps func(*Steps)) error {
+	p, err := m.begin(files, steps)
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,13 @@ package kernel
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,6 +32,7 @@ const teardown = 10 * time.Second
 //	/run/msh/.book/         one file per claim
 //	/run/msh/LAB/.owner     locked by the msh that runs the lab
 //	/run/msh/LAB/MACHINE/   ledger, logs
+//	/run/msh/LAB/.nets/NET/ ledger, ns: the network namespace of a vnet, pinned
 type Host struct {
 	State  string
 	Cgroup *cgroup.Host
@@ -127,8 +130,8 @@ func (h *Host) sweepLab(ctx context.Context, lab string, dead bool) (removed []s
 }
 
 // clearLab undoes the machines of a lab whose owner has ended, but for those that
-// stay. The control group of a machine holds those of the machines inside it, so
-// that any order will do. A lab that has an owner is errOwned.
+// stay: those inside others first, as these may have given them something of
+// theirs. A lab that has an owner is errOwned.
 func (h *Host) clearLab(ctx context.Context, lab string, stays func(name string) (bool, error)) (removed []string, err error) {
 	dir := filepath.Join(h.State, lab)
 	lock, err := lockOwner(dir, false)
@@ -140,6 +143,7 @@ func (h *Host) clearLab(ctx context.Context, lab string, stays func(name string)
 	if err != nil {
 		return nil, err
 	}
+	slices.SortStableFunc(names, func(a, b string) int { return depth(filepath.Join(dir, b)) - depth(filepath.Join(dir, a)) })
 	var errs []error
 	for _, name := range names {
 		stay, err := stays(name)
@@ -153,8 +157,28 @@ func (h *Host) clearLab(ctx context.Context, lab string, stays func(name string)
 			removed = append(removed, lab+"/"+name)
 		}
 	}
+	left, err := h.dirs(dir)
+	if err == nil {
+		err = h.clearNets(ctx, lab, len(left) == 0)
+	}
+	errs = append(errs, err)
 	releaseLab(dir)
 	return removed, errors.Join(errs...)
+}
+
+// depth is how deep inside others a machine lies, by the group in its ledger.
+func depth(dir string) int {
+	entries, err := ledger.Read(filepath.Join(dir, "ledger"))
+	if err != nil {
+		return 0
+	}
+	for _, e := range entries {
+		var g cgroup.Group
+		if e.Op == "cgroup" && json.Unmarshal(e.Arg, &g) == nil {
+			return strings.Count(g.Path, "/")
+		}
+	}
+	return 0
 }
 
 // releaseLab removes a lab's directory if no machine is in it. The caller holds

@@ -30,6 +30,9 @@ func kinds() []kind {
 		{"timespace", []Mode{New}, func() Resource { return &Timespace{} }, listSpace("timespace")},
 		space("ipcspace"),
 		space("netspace"),
+		{"netif", []Mode{New, Shared, Exclusive}, func() Resource { return &Netif{} }, listNetifs},
+		{"netaddr", []Mode{Shared}, func() Resource { return &Netaddr{} }, listNetaddrs},
+		{"routes", []Mode{New}, func() Resource { return &Routes{} }, listTables},
 		space("mountspace"),
 		{"root", []Mode{New, Shared}, func() Resource { return &Root{} }, listRoot},
 		space("pidspace"),
@@ -37,7 +40,6 @@ func kinds() []kind {
 		{"uname", []Mode{New}, func() Resource { return &Uname{} }, listUname},
 		{"sysctl", []Mode{New}, func() Resource { return &Sysctl{} }, listSysctls},
 		{"rlimit", []Mode{Shared}, func() Resource { return &Rlimit{} }, listRlimits},
-		{"netif", nil, nil, listNetifs},
 		{"device", nil, nil, listDevices},
 		{"controller", nil, nil, listControllers},
 	}

@@ -25,7 +25,16 @@ type Lab struct {
 	names    map[string]bool
 	serial   int
 	spawned  []*Process // on the host: no control group ends them
-	root     *Machine
+	vnets    []*VNet    // in the order they were made
+	links    []*Link
+	captures []*Capture // under way
+	closing  bool
+
+	naming     sync.Mutex // taken before a vnet's mutex, and l.mu
+	hostsFiles []*hostsFile
+
+	patch *wiring // where cables between machines run; nil before the first
+	root  *Machine
 }
 
 // NewLab prepares a lab. With up its name must be free; otherwise a number is
@@ -178,7 +187,13 @@ func (l *Lab) Plan(parent *Machine, spec *Spec) (*Plan, error) {
 		delete(l.names, name)
 		return nil, err
 	}
-	p, err := NewPlan(&s, parent.under(), l.host.Cgroup, filepath.Join(l.dir(), name))
+	l.mu.Unlock()
+	err = l.settle(parent, &s, name)
+	l.mu.Lock()
+	var p *Plan
+	if err == nil {
+		p, err = NewPlan(&s, parent.under(), l.host.Cgroup, filepath.Join(l.dir(), name))
+	}
 	if err != nil {
 		parent.disown(name)
 		delete(l.names, name)
@@ -191,8 +206,13 @@ func (l *Lab) Planned(parent *Machine, p *Plan) *Machine {
 	m := newMachine(l, parent, p)
 	m.state = "planned"
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.machines = append(l.machines, m)
+	l.mu.Unlock()
+	for _, n := range p.Nets {
+		if v := l.findVNet(n.VNet); v != nil {
+			v.planPort(n, m.Name())
+		}
+	}
 	return m
 }
 
@@ -208,6 +228,7 @@ func (l *Lab) PlanEnd(m *Machine, destroyed bool) {
 	m.state = "destroyed"
 	m.mu.Unlock()
 	if destroyed && slices.Contains(l.Machines(), m) {
+		l.unplug(m)
 		l.forget(m)
 		m.parent.disown(m.Name())
 	}
@@ -242,14 +263,19 @@ func (l *Lab) Fork(ctx context.Context, parent *Machine, spec *Spec) (*Machine, 
 		release()
 		return nil, err
 	}
-	plan, err := NewPlan(&s, parent.under(), l.host.Cgroup, filepath.Join(l.dir(), name))
+	err = l.settle(parent, &s, name)
 	if err != nil {
 		parent.disown(name)
 		release()
 		return nil, err
 	}
-	m, err := newTxn(ctx, l, parent, plan).run()
+	var m *Machine
+	plan, err := NewPlan(&s, parent.under(), l.host.Cgroup, filepath.Join(l.dir(), name))
+	if err == nil {
+		m, err = newTxn(ctx, l, parent, plan).run()
+	}
 	if err != nil {
+		l.abandon(&s)
 		parent.disown(name)
 		release()
 		return nil, err
@@ -276,8 +302,22 @@ func (l *Lab) Close(ctx context.Context) error {
 	spawned := l.spawned
 	l.spawned = nil
 	l.mu.Unlock()
+	l.mu.Lock()
+	l.closing = true
+	l.mu.Unlock()
 	for _, p := range slices.Backward(spawned) {
 		errs = append(errs, p.finish(ctx))
+	}
+	for l.capturing() != nil {
+		if _, err := l.capturing().Stop(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	// All at once: while one is taken apart the others' processes end.
+	for _, m := range slices.Backward(l.Machines()) {
+		if !m.spec.Keep && m.state == "" && m.pidfd >= 0 {
+			m.group.Kill() // Destroy meets what goes wrong again
+		}
 	}
 	for _, m := range slices.Backward(l.Machines()) {
 		if m.spec.Keep || m.state == "planned" {
@@ -288,9 +328,11 @@ func (l *Lab) Close(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
+	errs = append(errs, l.closeNets(ctx))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lock != nil {
+		l.forgetNames()
 		releaseLab(l.dir())
 		l.lock.Close()
 		l.lock = nil

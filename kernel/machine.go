@@ -43,6 +43,9 @@ type Machine struct {
 func newMachine(l *Lab, parent *Machine, p *Plan) *Machine {
 	self := p.Under
 	self.Name, self.Path, self.Space = p.Spec.Name, p.Group.Path, p.Space()
+	if p.Spec.ownsNetwork() {
+		self.Net = p.Under.Lab + "/" + p.Spec.Name
+	}
 	self.Root = self.Root || p.Spec.Has("root")
 	if p.IDs != nil {
 		self.IDs = p.IDs.absolute(p.Under.IDs)

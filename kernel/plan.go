@@ -20,6 +20,7 @@ type Under struct {
 	Path  string  // of its control group, "" for the host
 	Space uintptr // namespaces of its own, its parents' included (CLONE_NEW*)
 	Root  bool    // whether its root is not the host's
+	Net   string  // the machine whose network it is in, "" where that is the host's
 	Lab   string
 	IDs   []IDMap   // its ids as the host sees them; nil where they are the host's
 	Limit []*Rlimit // its rlimits, its parents' first
@@ -43,6 +44,8 @@ type Plan struct {
 	Clocks *Timespace     // nil without a timespace
 	Table  bool           // whether it has a mount table of its own
 	Parks  bool           // whether the child waits for an Attacher
+	Nets   []*Netif       // interfaces it gets, those on a vnet first
+	IPv6   bool           // whether a network of its own does IPv6
 
 	Steps *Steps // what the child, and before it the intermediate, performs
 }
@@ -58,7 +61,7 @@ func NewPlan(spec *Spec, under Under, host *cgroup.Host, state string) (*Plan, e
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
-	p := &Plan{Spec: spec, Under: under}
+	p := &Plan{Spec: spec, Under: under, IPv6: spec.Has("netspace")}
 	parents := false
 	err := p.each(func(r Resource) error {
 		if c, ok := r.(*Children); ok && c.Max > 0 {
@@ -91,7 +94,15 @@ func NewPlan(spec *Spec, under Under, host *cgroup.Host, state string) (*Plan, e
 // within a kind in the order given.
 func (p *Plan) each(f func(Resource) error) error {
 	rs := slices.Clone(p.Spec.Resources)
-	slices.SortStableFunc(rs, func(a, b Resource) int { return rankOf(a.Kind()) - rankOf(b.Kind()) })
+	rank := func(r Resource) int {
+		// Interfaces of the parent's come last of their kind: they may take any
+		// index, those on a vnet are made at the first that a network has free.
+		if n, ok := r.(*Netif); ok && n.Device != "" {
+			return 2*rankOf(r.Kind()) + 1
+		}
+		return 2 * rankOf(r.Kind())
+	}
+	slices.SortStableFunc(rs, func(a, b Resource) int { return rank(a) - rank(b) })
 	for _, r := range rs {
 		if err := f(r); err != nil {
 			return err
@@ -159,6 +170,9 @@ func (p *Plan) Print(w io.Writer) error {
 	}
 	for _, l := range p.Limits.Words() {
 		fmt.Fprintf(&b, "  limit: %s\n", l)
+	}
+	for _, n := range p.Nets {
+		fmt.Fprintf(&b, "  interface: %s\n", n.Words())
 	}
 	for _, t := range p.Trees {
 		if !p.relayed() {

@@ -39,6 +39,9 @@ func (p *Plan) write(state string) error {
 	if p.relayed() {
 		s.relay()
 	}
+	if p.Flags&unix.CLONE_NEWNET != 0 {
+		s.newNetwork()
+	}
 	if p.Parks || p.relayed() {
 		s.Call("wait for msh", stage0.Positive, unix.SYS_READ, syncFD, stage0.Buffer(8), 1)
 	}
@@ -62,6 +65,9 @@ func (p *Plan) write(state string) error {
 	if err != nil {
 		return err
 	}
+	if p.knowsNames() {
+		s.mountHosts()
+	}
 	s.Call("become a session leader", stage0.MayFail, unix.SYS_SETSID)
 	s.clean()
 	if p.Spec.Init != nil {
@@ -72,6 +78,33 @@ func (p *Plan) write(state string) error {
 	}
 	s.minimalInit(state)
 	return nil
+}
+
+// newNetwork prepares the machine's own network before anything is in it. Its
+// loopback is up. MPTCP is off: no checkpoint can hold its sockets, and Go's
+// listeners ask for it. IPv6 is off where nothing asks for it: on a large switch
+// it is most of the traffic.
+func (s *Steps) newNetwork() {
+	for _, c := range []struct {
+		set       bool
+		key, name string
+	}{{true, "net/mptcp/enabled", "MPTCP"}, {!s.Plan.IPv6, "net/ipv6/conf/all/disable_ipv6", "IPv6"}} {
+		if !c.set {
+			continue
+		}
+		value := "0"
+		if c.name == "IPv6" {
+			value = "1" // disabled
+		}
+		fd := s.Call("open "+c.key, stage0.SkipNext, unix.SYS_OPENAT, stage0.AtCwd, "/proc/sys/"+c.key, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		s.Call("turn "+c.name+" off", stage0.MayFail, unix.SYS_WRITE, fd, value, len(value))
+	}
+	fd := s.Call("open a socket", 0, unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	ifreq := make([]byte, 40) // struct ifreq: the name, then the flags
+	copy(ifreq, "lo")
+	binary.NativeEndian.PutUint16(ifreq[unix.IFNAMSIZ:], unix.IFF_UP|unix.IFF_RUNNING)
+	s.Call("take lo up", 0, unix.SYS_IOCTL, fd, unix.SIOCSIFFLAGS, ifreq)
+	s.Call("close it", 0, unix.SYS_CLOSE, fd)
 }
 
 // joinGroups has the process put itself into its v1 control groups.

@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"msh/kernel/stage0"
@@ -275,36 +273,6 @@ func listRlimits(*View) ([]Available, error) {
 			return nil, err
 		}
 		list = append(list, Available{Name: name, Available: true, Detail: fmt.Sprintf("soft %s, hard %s", limitText(l.Cur), limitText(l.Max))})
-	}
-	return list, nil
-}
-
-func listNetifs(v *View) ([]Available, error) {
-	ns := netns.None() // msh's own
-	if v.from.pid != 0 && v.from.space()&unix.CLONE_NEWNET != 0 {
-		var err error
-		if ns, err = netns.GetFromPid(v.from.pid); err != nil {
-			return nil, err
-		}
-		defer ns.Close()
-	}
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, err
-	}
-	defer h.Close()
-	links, err := h.LinkList()
-	if err != nil {
-		return nil, err
-	}
-	var list []Available
-	for _, l := range links {
-		a := l.Attrs()
-		state := "down"
-		if a.Flags&unix.IFF_UP != 0 {
-			state = "up"
-		}
-		list = append(list, Available{Name: a.Name, Detail: fmt.Sprintf("%s, %s, mtu %d: this msh lists interfaces but does not give them away", l.Type(), state, a.MTU)})
 	}
 	return list, nil
 }

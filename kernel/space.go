@@ -1,8 +1,6 @@
 package kernel
 
 import (
-	"encoding/binary"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -38,20 +36,13 @@ func (s *Space) Plan(p *Plan) error {
 	return nil
 }
 
-// Enter mounts the machine's own /proc, and takes a new network's loopback up.
+// Enter mounts the machine's own /proc. A new network prepares itself (Steps.newNetwork).
 func (s *Space) Enter(steps *Steps) error {
 	switch s.Name {
 	case "pidspace":
 		if !steps.Plan.Spec.Has("root") { // which brings its own
 			steps.Call("mount proc on /proc", 0, unix.SYS_MOUNT, "proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, 0)
 		}
-	case "netspace":
-		fd := steps.Call("open a socket", 0, unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		ifreq := make([]byte, 40) // struct ifreq: the name, then the flags
-		copy(ifreq, "lo")
-		binary.NativeEndian.PutUint16(ifreq[unix.IFNAMSIZ:], unix.IFF_UP|unix.IFF_RUNNING)
-		steps.Call("take lo up", 0, unix.SYS_IOCTL, fd, unix.SIOCSIFFLAGS, ifreq)
-		steps.Call("close it", 0, unix.SYS_CLOSE, fd)
 	}
 	return nil
 }

@@ -72,6 +72,12 @@ func (s *Sysctl) Validate() error {
 	return nil
 }
 
+// Plan has IPv6 on where a parameter of it is asked for.
+func (s *Sysctl) Plan(p *Plan) error {
+	p.IPv6 = p.IPv6 || strings.HasPrefix(s.path(), "net/ipv6/")
+	return nil
+}
+
 // Enter writes it.
 func (s *Sysctl) Enter(steps *Steps) error {
 	file := "/proc/sys/" + s.path()

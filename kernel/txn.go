@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"msh/kernel/ledger"
+	"msh/kernel/netx"
 	"msh/kernel/stage0"
 )
 
@@ -18,14 +19,15 @@ import (
 // itself is written to the ledger before it is made; when a step fails, the
 // ledger undoes the steps before it.
 type Txn struct {
-	ctx    context.Context
+	stepper
 	host   *Host
 	lab    *Lab
 	parent *Machine
 	plan   *Plan
 	ledger *ledger.Ledger
 	dir    string
-	steps  int // taken so far
+	net    *netx.NS // the child's, where a kind attaches something to it
+	pinned bool     // whether that is pinned
 
 	fds   []int             // to be closed at the end
 	trees map[stage0.FD]int // those opened by msh itself
@@ -38,31 +40,19 @@ type Child struct {
 }
 
 func newTxn(ctx context.Context, lab *Lab, parent *Machine, plan *Plan) *Txn {
-	return &Txn{ctx: ctx, host: lab.host, lab: lab, parent: parent, plan: plan, trees: map[stage0.FD]int{}, dir: filepath.Join(lab.dir(), plan.Spec.Name)}
+	return &Txn{stepper: stepper{ctx: ctx, fault: lab.host.Fault}, host: lab.host, lab: lab, parent: parent, plan: plan, trees: map[stage0.FD]int{}, dir: filepath.Join(lab.dir(), plan.Spec.Name)}
 }
 
 func (t *Txn) owner() string { return t.lab.name + "/" + t.plan.Spec.Name }
-
-// step stands before each effect of msh's own. It is where faults strike and
-// cancellation is seen.
-func (t *Txn) step(words string) error {
-	t.steps++
-	if f := t.host.Fault; f.Parent == t.steps {
-		if f.Kill {
-			unix.Kill(os.Getpid(), unix.SIGKILL)
-		}
-		return fmt.Errorf("%s: %w", words, errFault)
-	}
-	return t.ctx.Err()
-}
-
-var errFault = errors.New("injected fault")
 
 // run takes the transaction through, or back.
 func (t *Txn) run() (*Machine, error) {
 	defer func() {
 		for _, fd := range t.fds {
 			unix.Close(fd)
+		}
+		if t.net != nil {
+			t.net.Close()
 		}
 	}()
 	m, err := t.forward()
@@ -255,7 +245,9 @@ func (t *Txn) bringUp(c *Child) (*Machine, error) {
 		return nil, err
 	}
 	unix.Close(c.blob)
-	return m, nil
+	// Every descriptor kept makes each later clone dearer; it is opened when needed.
+	m.ledger = nil
+	return m, t.ledger.Close()
 }
 
 // oom guesses at the cause where the control group has little memory.

@@ -7,6 +7,7 @@ import (
 
 	"msh/kernel/cgroup"
 	"msh/kernel/ledger"
+	"msh/kernel/netx"
 )
 
 // undo takes back one effect. Each must bear finding nothing to take back: the
@@ -20,8 +21,32 @@ func (h *Host) undo(ctx context.Context, e ledger.Entry) error {
 			return err
 		}
 		return g.Remove(ctx)
-	case recordOp:
+	case recordOp, netOp:
 		return nil
+	case "pin":
+		var path string
+		if err := json.Unmarshal(e.Arg, &path); err != nil {
+			return err
+		}
+		return netx.Unpin(path)
+	case "nic":
+		var g givenNIC
+		if err := json.Unmarshal(e.Arg, &g); err != nil {
+			return err
+		}
+		return h.takeNICBack(g)
+	case "leg":
+		var g leg
+		if err := json.Unmarshal(e.Arg, &g); err != nil {
+			return err
+		}
+		return h.removeLeg(g)
+	case routesOp:
+		var own routeTable
+		if err := json.Unmarshal(e.Arg, &own); err != nil {
+			return err
+		}
+		return h.removeTable(own)
 	case "supervisor":
 		var w watchman
 		if err := json.Unmarshal(e.Arg, &w); err != nil {

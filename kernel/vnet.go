@@ -1,0 +1,513 @@
+package kernel
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/ledger"
+	"msh/kernel/netx"
+)
+
+// VNetSpec is what a virtual Ethernet is to be: plain data, with a place in a script.
+type VNetSpec struct {
+	Name     string         // as a machine's; "" lets the lab choose
+	Subnets  []netip.Prefix // of which addresses are handed out in order; IPv4 and IPv6
+	MTU      int            // bytes; 0 is 1500
+	NAT      bool           `json:",omitempty"` // its machines reach what the parent reaches
+	Uplink   string         `json:",omitempty"` // an interface of the parent's that becomes a port
+	Force    bool           `json:",omitempty"` // take the uplink even if the parent is left without a way out
+	Isolated bool           `json:",omitempty"` // its machines reach the gateway, not each other
+	VXLAN    *VXLAN         `json:",omitempty"`
+	Keep     bool           `json:",omitempty"` // outlives the script
+	Pos      string         `json:",omitempty"`
+}
+
+const (
+	minMTU, maxMTU = 68, 65535 // RFC 791; the kernel's ETH_MAX_MTU
+	minMTU6        = 1280      // RFC 8200
+)
+
+// CheckMTU tells whether an interface may have that MTU.
+func CheckMTU(kind string, mtu int) error {
+	if mtu < minMTU || mtu > maxMTU {
+		return bad(kind, "mtu", mtu, fmt.Sprintf("%d to %d bytes", minMTU, maxMTU))
+	}
+	return nil
+}
+
+// Validate checks the spec by itself.
+func (s *VNetSpec) Validate() error {
+	if s.Name != "" {
+		if err := CheckName("vnet", "name", s.Name); err != nil {
+			return err
+		}
+	}
+	if s.MTU != 0 {
+		if err := CheckMTU("vnet", s.MTU); err != nil {
+			return err
+		}
+	}
+	for i, p := range s.Subnets {
+		switch most := p.Addr().BitLen() - 1; {
+		case p != p.Masked():
+			return &ParamError{Kind: "vnet", Param: "subnet", Got: fmt.Sprintf("%q", p), Want: "a network, whose host bits are 0", Mend: fmt.Sprintf("subnet=%q", p.Masked())}
+		case p.Bits() == 0 || p.Bits() > most:
+			return bad("vnet", "subnet", p.String(), fmt.Sprintf("a prefix length of 1 to %d", most))
+		case p.Addr().IsMulticast() || p.Addr().IsLoopback():
+			return bad("vnet", "subnet", p.String(), "addresses that machines can have")
+		case p.Addr().Is6() && s.MTU != 0 && s.MTU < minMTU6:
+			return bad("vnet", "mtu", s.MTU, fmt.Sprintf("at least %d for IPv6", minMTU6))
+		}
+		for _, o := range s.Subnets[:i] {
+			if o.Overlaps(p) {
+				return bad("vnet", "subnet", fmt.Sprintf("%s and %s", o, p), "networks that do not overlap")
+			}
+		}
+	}
+	if s.NAT && len(s.Subnets) == 0 {
+		return &ParamError{Kind: "vnet", Param: "nat", Got: "True", Want: "a subnet, of which the gateway gets the first address", Mend: `subnet="10.0.0.0/24"`}
+	}
+	if s.Uplink != "" {
+		if err := checkInterface("vnet", "uplink", s.Uplink); err != nil {
+			return err
+		}
+	}
+	return s.VXLAN.validate()
+}
+
+// checkInterface tells whether an interface can be called so (dev_valid_name in
+// the kernel's net/core/dev.c; % would make the kernel count).
+func checkInterface(kind, param, name string) error {
+	ok := name != "" && name != "." && name != ".." && !strings.ContainsAny(name, "/:%")
+	for _, r := range name {
+		ok = ok && r > ' ' && r < 0x7f
+	}
+	switch {
+	case len(name) >= unix.IFNAMSIZ:
+		return bad(kind, param, name, fmt.Sprintf("an interface's name, of at most %d bytes; this has %d", unix.IFNAMSIZ-1, len(name)))
+	case !ok:
+		return bad(kind, param, name, "an interface's name: no blanks, no / : or %")
+	}
+	return nil
+}
+
+// VNet is a virtual Ethernet: a network namespace that holds a switch, and
+// nothing else stands in it. So it adds no interface to the host, the host's
+// packet filter does not see its frames, and no names can clash.
+type VNet struct {
+	lab    *Lab
+	parent *Machine
+	spec   *VNetSpec
+	net    *wiring
+
+	mu     sync.Mutex
+	ports  []*port // in the order they were made
+	taken  map[netip.Addr]string
+	cursor []netip.Addr // the address last handed out, for each subnet
+	groups [][]string   // of machines, while it is partitioned
+	dead   bool
+}
+
+// port is where a machine, or another switch, is plugged in.
+type port struct {
+	index   int
+	machine string // "" for a cable to another switch, the leg to the parent, …
+	netif   *Netif
+}
+
+func (p *port) name() string { return portName(p.index) }
+
+func portName(index int) string { return fmt.Sprintf("p%d", index) }
+
+// wiring is a pinned network namespace of a lab's with its ledger, in LAB/.nets/NAME.
+type wiring struct {
+	ns     *netx.NS
+	dir    string
+	ledger *ledger.Ledger
+	last   int // the index last given to an interface
+}
+
+const (
+	netsDir   = ".nets"
+	pinFile   = "ns"
+	firstPort = 10 // below it the loopback, the bridge, the leg
+)
+
+// makeWiring makes the namespace by make, pins it, and has setup do the rest. When
+// anything fails nothing is left.
+func (l *Lab) makeWiring(s *stepper, name string, record any, make func() (*netx.NS, error), setup func(*wiring) error) (*wiring, error) {
+	if err := s.step("make the network's directory"); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(l.dir(), netsDir, name)
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return nil, explainState(err)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, explainState(err)
+	}
+	w := &wiring{dir: dir, last: firstPort - 1}
+	err := func() (err error) {
+		if w.ledger, err = ledger.Create(filepath.Join(dir, "ledger")); err != nil {
+			return err
+		}
+		if err := w.ledger.Write(netOp, record); err != nil {
+			return err
+		}
+		if err := s.step("make the network namespace"); err != nil {
+			return err
+		}
+		if w.ns, err = make(); err != nil {
+			return err
+		}
+		if err := w.pin(s, filepath.Join(dir, pinFile)); err != nil {
+			return err
+		}
+		return setup(w)
+	}()
+	if err != nil {
+		return nil, errors.Join(err, w.remove(s.ctx, l.host))
+	}
+	return w, nil
+}
+
+func (w *wiring) pin(s *stepper, path string) error { return pinNS(s, w.ledger, w.ns, path) }
+
+func pinNS(s *stepper, l *ledger.Ledger, ns *netx.NS, path string) error {
+	if err := s.step("pin the network namespace"); err != nil {
+		return err
+	}
+	if err := l.Write("pin", path); err != nil {
+		return err
+	}
+	return ns.Pin(path)
+}
+
+// remove undoes it. The namespace goes with its last descriptor.
+func (w *wiring) remove(ctx context.Context, h *Host) error {
+	if w.ledger != nil {
+		w.ledger.Close()
+	}
+	if err := h.undoMachine(ctx, w.dir); err != nil {
+		return err
+	}
+	w.close()
+	os.Remove(filepath.Dir(w.dir))
+	return nil
+}
+
+// close gives the handle up; what is pinned stays.
+func (w *wiring) close() {
+	if w.ns != nil {
+		w.ns.Close()
+	}
+	if w.ledger != nil {
+		w.ledger.Close()
+	}
+}
+
+// index is the next free one. A number is never used again: the end of a machine
+// takes its port away a moment later.
+func (w *wiring) index() int { w.last++; return w.last }
+
+// netRecord is what another process can read of a network.
+type netRecord struct {
+	Spec   *VNetSpec `json:",omitempty"` // nil for the patch panel that holds cables
+	Parent string    `json:",omitempty"` // a machine, "" for the host
+	Keep   bool      `json:",omitempty"`
+}
+
+// netOp is the entry of a ledger that undoes nothing, but tells of the network;
+// the last one counts.
+const netOp = "net"
+
+// VNet makes a virtual Ethernet that lies in parent: it ends with it.
+func (l *Lab) VNet(ctx context.Context, parent *Machine, spec *VNetSpec) (*VNet, error) {
+	v, err := l.newVNet(parent, spec)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	err = l.claim(ctx)
+	l.mu.Unlock()
+	if err == nil {
+		err = parent.alive()
+	}
+	if err == nil {
+		err = v.make(ctx)
+	}
+	if err != nil {
+		l.dropVNet(v)
+		return nil, fmt.Errorf("vnet %s: %w", v.Name(), err)
+	}
+	return v, nil
+}
+
+// PlanVNet is one that only a plan stands for.
+func (l *Lab) PlanVNet(parent *Machine, spec *VNetSpec) (*VNet, error) {
+	return l.newVNet(parent, spec)
+}
+
+// newVNet checks the spec and settles the name.
+func (l *Lab) newVNet(parent *Machine, spec *VNetSpec) (*VNet, error) {
+	s := *spec
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	s.Keep = s.Keep || l.up
+	if s.MTU == 0 {
+		s.MTU = 1500
+	}
+	v := &VNet{lab: l, parent: parent, spec: &s, taken: map[netip.Addr]string{}, cursor: make([]netip.Addr, len(s.Subnets))}
+	if s.NAT {
+		for i, p := range s.Subnets {
+			v.cursor[i] = p.Addr().Next()
+			v.taken[v.cursor[i]] = "the gateway"
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s.Name == "" {
+		for n := 1; s.Name == "" || l.vnet(s.Name) != nil; n++ {
+			s.Name = fmt.Sprintf("n%d", n)
+		}
+	} else if l.vnet(s.Name) != nil {
+		return nil, &ParamError{Kind: "vnet", Param: "name", Got: fmt.Sprintf("%q", s.Name), Want: "a name that is free in lab " + l.name + ": a vnet has it"}
+	}
+	l.vnets = append(l.vnets, v)
+	return v, nil
+}
+
+// vnet finds one by its name. The caller holds l.mu.
+func (l *Lab) vnet(name string) *VNet {
+	if i := slices.IndexFunc(l.vnets, func(v *VNet) bool { return v.Name() == name }); i >= 0 {
+		return l.vnets[i]
+	}
+	return nil
+}
+
+func (l *Lab) dropVNet(v *VNet) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.vnets = slices.DeleteFunc(l.vnets, func(o *VNet) bool { return o == v })
+}
+
+// VNets lists the lab's networks in the order they were made.
+func (l *Lab) VNets() []*VNet {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.vnets)
+}
+
+func (v *VNet) make(ctx context.Context) (err error) {
+	s := &stepper{ctx: ctx, fault: v.lab.host.Fault}
+	v.net, err = v.lab.makeWiring(s, v.Name(), v.record(),
+		func() (*netx.NS, error) { return netx.MakeSwitch("switch", v.spec.MTU) },
+		func(w *wiring) error {
+			if v.spec.NAT {
+				if err := v.makeNAT(s, w); err != nil {
+					return fmt.Errorf("nat: %w", err)
+				}
+			}
+			if v.spec.Uplink != "" {
+				if err := v.makeUplink(s, w); err != nil {
+					return fmt.Errorf("uplink: %w", err)
+				}
+			}
+			if v.spec.VXLAN != nil {
+				if err := v.makeVXLAN(s, w); err != nil {
+					return fmt.Errorf("vxlan: %w", err)
+				}
+			}
+			return nil
+		})
+	return err
+}
+
+func (v *VNet) record() netRecord {
+	return netRecord{Spec: v.spec, Parent: v.parent.claimant(), Keep: v.spec.Keep}
+}
+
+// Name is the network's name in its lab.
+func (v *VNet) Name() string { return v.spec.Name }
+
+// Spec is what it was asked to be. It must not be changed.
+func (v *VNet) Spec() *VNetSpec { return v.spec }
+
+// Parent is the machine that it lies in.
+func (v *VNet) Parent() *Machine { return v.parent }
+
+// Machines lists the names of the machines on it, in the order they came.
+func (v *VNet) Machines() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var names []string
+	for _, p := range v.ports {
+		if p.machine != "" && !slices.Contains(names, p.machine) {
+			names = append(names, p.machine)
+		}
+	}
+	return names
+}
+
+// alive is nil while it can be used. The caller holds v.mu.
+func (v *VNet) alive() error {
+	if v.dead {
+		return fmt.Errorf("vnet %s: %w", v.Name(), errNoNet)
+	}
+	return nil
+}
+
+var errNoNet = errors.New("the network has been destroyed")
+
+// keep has it outlive the script, for a kept machine is on it.
+func (v *VNet) keep() error {
+	if v.spec.Keep || v.net == nil {
+		return nil
+	}
+	if !v.parent.isHost() && !v.parent.spec.Keep {
+		return nil // it ends with its parent, and so does whatever is on it
+	}
+	v.spec.Keep = true
+	return v.net.ledger.Write(netOp, v.record())
+}
+
+// Destroy ends it. Machines on it lose their interface to it. Twice is no error.
+func (v *VNet) Destroy(ctx context.Context) error {
+	for _, k := range v.lab.Links() {
+		if k.touches(v) {
+			if err := k.Destroy(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.dead {
+		return nil
+	}
+	if v.net != nil {
+		var errs []error
+		for _, p := range v.ports {
+			// Now, and not some time after the namespace has ended.
+			errs = append(errs, v.net.ns.Delete(p.index))
+		}
+		errs = append(errs, v.net.remove(ctx, v.lab.host))
+		if err := errors.Join(errs...); err != nil {
+			return fmt.Errorf("destroy vnet %s: %w", v.Name(), err)
+		}
+	}
+	for _, p := range v.ports {
+		v.lab.lost(p)
+	}
+	v.ports, v.dead = nil, true
+	v.lab.dropVNet(v)
+	return nil
+}
+
+// leave is what the end of a machine does to the network: the kernel has taken
+// the ports away with the machine's end of them. It tells whether there were any.
+func (v *VNet) leave(machine string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	had := len(v.ports)
+	v.ports = slices.DeleteFunc(v.ports, func(p *port) bool {
+		if p.machine != machine {
+			return false
+		}
+		v.release(p.netif)
+		return true
+	})
+	return len(v.ports) < had
+}
+
+// clearNets undoes the networks of a lab whose owner has ended: all of them where
+// no machine is left, else those that are not kept.
+func (h *Host) clearNets(ctx context.Context, lab string, all bool) error {
+	dir := filepath.Join(h.State, lab, netsDir)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		net := filepath.Join(dir, e.Name())
+		r, err := readNet(net)
+		if err == nil && (all || r == nil || !r.Keep) {
+			err = h.undoMachine(ctx, net)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s/%s: %w", lab, e.Name(), err))
+		}
+	}
+	os.Remove(dir)
+	if all {
+		errs = append(errs, os.RemoveAll(filepath.Join(h.State, lab, hostsDir)))
+	}
+	return errors.Join(errs...)
+}
+
+// readNet reads what a network's ledger tells of it; nil where it was never made.
+func readNet(dir string) (*netRecord, error) {
+	entries, err := ledger.Read(filepath.Join(dir, "ledger"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range slices.Backward(entries) {
+		if e.Op == netOp {
+			r := &netRecord{}
+			return r, json.Unmarshal(e.Arg, r)
+		}
+	}
+	return nil, nil
+}
+
+// abandon gives back what a machine that was not made had settled, its ports
+// included: the kernel has taken them away with the child.
+func (l *Lab) abandon(s *Spec) {
+	for _, n := range netifsOf(s) {
+		if v := l.findVNet(n.VNet); v != nil {
+			v.mu.Lock()
+			v.ports = slices.DeleteFunc(v.ports, func(p *port) bool { return p.netif == n })
+			v.release(n)
+			v.mu.Unlock()
+		}
+	}
+}
+
+// closeNets destroys the lab's networks when it ends, but for those that outlive
+// it. Links end with the networks and machines at their ends.
+func (l *Lab) closeNets(ctx context.Context) error {
+	var errs []error
+	for _, v := range slices.Backward(l.VNets()) {
+		if v.spec.Keep && v.net != nil {
+			v.net.close()
+			continue
+		}
+		errs = append(errs, v.Destroy(ctx))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if w := l.patch; w != nil {
+		l.patch = nil
+		if r, err := readNet(w.dir); err == nil && r != nil && r.Keep {
+			w.close()
+		} else {
+			errs = append(errs, err, w.remove(ctx, l.host))
+		}
+	}
+	return errors.Join(errs...)
+}
