@@ -19,6 +19,8 @@ Milliseconds, median and p90. What is counted:
              with bare system calls: a tmpfs for the changes, the overlay), since a bundle's root has to be there
   bwrap      the same two mounts and the whole process (--unshare-all --bind --proc --dev); it has no limits to set
   others     the whole process
+  lab        up: inside the script, from before the first vnet to after the last machine; down: from the script's last line to msh's end
+  mininet    up: building the net and net.start(), down: net.stop(), inside its script; a tree of Linux bridges, no controller
 All of them: the same busybox as /bin/true in an overlay with its upper layer on a tmpfs. msh, crun and runc: new PID, mount, UTS, IPC and net
 namespaces, /proc /sys /dev /dev/pts /dev/shm /dev/mqueue, cpu 50 %, memory 256 MiB, 32 pids. unshare has neither root nor limits.
 nsenter enters msh's machine, without joining its control groups.
@@ -63,8 +65,11 @@ func (f figure) row(all map[string]*series) string {
 	default:
 		peer := all[f.peer]
 		cells[4] = f.peer
-		if f.kind == ratio {
+		switch f.kind {
+		case ratio:
 			cells[8] = fmt.Sprintf("≤ %v", f.goal)
+		case least:
+			cells[8] = fmt.Sprintf("≥ %v", f.goal)
 		}
 		if peer.absent != nil {
 			cells[9] = peer.absent.Error()
@@ -75,7 +80,7 @@ func (f figure) row(all map[string]*series) string {
 	}
 	switch {
 	case f.kind == scale:
-	case value <= f.goal:
+	case f.kind == least && value >= f.goal || f.kind != least && value <= f.goal:
 		cells[9] = "met"
 	default:
 		cells[9] = "NOT MET"

@@ -20,10 +20,11 @@ var loopSource []byte
 //go:embed cold.star
 var coldSource string
 
-// script is an msh that runs loop.star: it does one cycle for every word put
+// script is an msh that runs a script which does one cycle for every word put
 // into the pipe, and prints how long that took by its own clock. Between two
 // cycles it sleeps in the kernel, so it takes nothing from the peers' time.
 type script struct {
+	name   string
 	pid    int // of its live machine's init
 	cmd    *exec.Cmd
 	orders *os.File
@@ -49,22 +50,36 @@ func (b *bench) startScript() (*script, error) {
 	if b.script != nil {
 		return b.script, nil
 	}
+	s, err := b.startOrders("loop", loopSource, b.lower)
+	if err != nil {
+		return nil, err
+	}
+	b.script = s
+	line := s.line()
+	if s.pid, err = strconv.Atoi(line); err != nil {
+		return nil, s.failure("the pid of its machine", line)
+	}
+	return s, checkMachine(s.pid)
+}
+
+// startOrders starts a script that takes orders: its last argument is the pipe.
+func (b *bench) startOrders(name string, source []byte, args ...string) (*script, error) {
 	msh, err := b.msh()
 	if err != nil {
 		return nil, err
 	}
-	file, fifo := filepath.Join(b.dir, "loop.star"), filepath.Join(b.dir, "orders")
-	if err := errors.Join(os.WriteFile(file, loopSource, 0o644), syscall.Mkfifo(fifo, 0o600)); err != nil {
+	file, fifo := filepath.Join(b.dir, name+".star"), filepath.Join(b.dir, name+".orders")
+	if err := errors.Join(os.WriteFile(file, source, 0o644), syscall.Mkfifo(fifo, 0o600)); err != nil {
 		return nil, err
 	}
-	s := &script{cmd: exec.Command(msh, file, b.lower, fifo)}
+	s := &script{name: name, cmd: exec.Command(msh, append(append([]string{file}, args...), fifo)...)}
 	// Open for both, it can be opened before the script reads, and written
 	// without asking whether it still does. Its reader sees the end when the
 	// bench is gone, however that came about.
 	if s.orders, err = os.OpenFile(fifo, os.O_RDWR, 0); err != nil {
 		return nil, err
 	}
-	if s.errors, err = os.Create(filepath.Join(b.dir, "loop.errors")); err != nil {
+	if s.errors, err = os.Create(filepath.Join(b.dir, name+".errors")); err != nil {
 		return nil, err
 	}
 	out, err := s.cmd.StdoutPipe()
@@ -77,13 +92,8 @@ func (b *bench) startScript() (*script, error) {
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}
-	b.script = s
 	b.onCleanUp(s.end)
-	line := s.line()
-	if s.pid, err = strconv.Atoi(line); err != nil {
-		return nil, s.failure("the pid of its machine", line)
-	}
-	return s, checkMachine(s.pid)
+	return s, nil
 }
 
 // line is the next line that the script prints; "" when it has ended.
@@ -112,7 +122,7 @@ func (s *script) cycle(word string) (float64, error) {
 func (s *script) failure(want, got string) error {
 	s.failed = true
 	text, err := os.ReadFile(s.errors.Name())
-	return errors.Join(fmt.Errorf("loop.star: got %q, want %s\n%s", got, want, text), err)
+	return errors.Join(fmt.Errorf("%s.star: got %q, want %s\n%s", s.name, got, want, text), err)
 }
 
 // end lets the script come to its end, which takes its machine with it.
