@@ -84,10 +84,8 @@ var machineAttrs = map[string]func(*Machine) starlark.Value{
 		return starlark.NewList(list)
 	},
 	"address": func(v *Machine) starlark.Value {
-		for _, n := range v.m.Netifs() {
-			if len(n.Addresses) > 0 {
-				return starlark.String(n.Addresses[0].Addr().String())
-			}
+		if a := v.m.Address(); a != "" {
+			return starlark.String(a)
 		}
 		return starlark.None
 	},

@@ -30,7 +30,8 @@ func (s *Session) vnetWord(name string) *interp.Word {
 	w := &interp.Word{
 		Name: name,
 		Doc: "Makes a virtual Ethernet: a switch in a network namespace of its own, so that nothing of it is to be seen on the host. " +
-			"Machines on it know each other by name where they have a mount table. It does IPv6 where it has such a subnet. It ends with the script, unless a kept machine is on it.",
+			"Machines on it know each other by name where they have a mount table. It does IPv6 where it has such a subnet. It ends with the script, unless a kept machine is on it. " +
+			"Machines cannot tell it from a real one but by timing and by what its driver says of itself; docs/networks.md lists what that is, and why it cannot be hidden.",
 		Params:  vnetParams,
 		Returns: "a VNet: name, subnet, mtu, machines, attach(), detach(), partition(), heal(), capture(), stats(), destroy()",
 		Errors:  "a subnet with host bits, or two that overlap; a name that is taken; an uplink that is not there or is the host's only way out",

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -41,6 +43,16 @@ func (m *Machine) destroyInside(ctx context.Context) error {
 		}
 		c.close()
 	}
+	nets := filepath.Join(filepath.Dir(m.Dir()), netsDir)
+	entries, err := os.ReadDir(nets)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(append(errs, err)...)
+	}
+	for _, e := range entries {
+		if r, err := readNet(filepath.Join(nets, e.Name())); err == nil && r != nil && r.Parent == m.ID() {
+			errs = append(errs, m.host.undoMachine(ctx, filepath.Join(nets, e.Name())))
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -57,6 +69,9 @@ func (m *Machine) Destroy(ctx context.Context) error {
 				errs = append(errs, c.Destroy(ctx))
 			}
 		}
+	}
+	if m.lab != nil {
+		errs = append(errs, m.lab.endNets(ctx, m))
 	}
 	m.ending.Lock()
 	defer m.ending.Unlock()

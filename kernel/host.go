@@ -143,7 +143,7 @@ func (h *Host) clearLab(ctx context.Context, lab string, stays func(name string)
 	if err != nil {
 		return nil, err
 	}
-	slices.SortStableFunc(names, func(a, b string) int { return depth(filepath.Join(dir, b)) - depth(filepath.Join(dir, a)) })
+	innerFirst(dir, names)
 	var errs []error
 	for _, name := range names {
 		stay, err := stays(name)
@@ -164,6 +164,11 @@ func (h *Host) clearLab(ctx context.Context, lab string, stays func(name string)
 	errs = append(errs, err)
 	releaseLab(dir)
 	return removed, errors.Join(errs...)
+}
+
+// innerFirst sorts the machines of a lab's directory: those inside others first.
+func innerFirst(dir string, names []string) {
+	slices.SortStableFunc(names, func(a, b string) int { return depth(filepath.Join(dir, b)) - depth(filepath.Join(dir, a)) })
 }
 
 // depth is how deep inside others a machine lies, by the group in its ledger.

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -52,6 +53,9 @@ func (l *Lab) hosts(nets []string) (*hostsFile, error) {
 	}
 	f := &hostsFile{path: filepath.Join(dir, fmt.Sprint(len(l.hostsFiles)+1)), nets: nets}
 	if err := os.WriteFile(f.path, []byte(l.hostsText(nets)), 0o644); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(f.path, 0o644); err != nil { // whatever msh's umask
 		return nil, err
 	}
 	l.hostsFiles = append(l.hostsFiles, f)
@@ -126,6 +130,28 @@ func (l *Lab) tell(v *VNet, added *port) error {
 	return nil
 }
 
+// retell writes what all machines know anew: for a network or a cable that has
+// gone, and with it the way from one to another.
+func (l *Lab) retell() error {
+	l.mu.Lock()
+	closing := l.closing
+	l.mu.Unlock()
+	if closing {
+		return nil
+	}
+	return l.tellAll()
+}
+
+func (l *Lab) tellAll() error {
+	l.naming.Lock()
+	defer l.naming.Unlock()
+	var errs []error
+	for _, f := range l.hostsFiles {
+		errs = append(errs, f.write(l, nil))
+	}
+	return errors.Join(errs...)
+}
+
 // forgetNames removes the files. Machines that are kept have them mounted all the
 // same.
 func (l *Lab) forgetNames() {
@@ -176,7 +202,12 @@ func (l *Lab) hostsMount(nets []string) (int, error) {
 // knowsNames tells whether the machine of a plan gets a hosts file: one with a
 // mount table, on a vnet, that does not bring its own.
 func (p *Plan) knowsNames() bool {
-	return p.Table && len(namesNets(p.Nets)) > 0 && !slices.ContainsFunc(p.Spec.Resources, func(r Resource) bool {
+	return p.Table && len(namesNets(p.Nets)) > 0 && !p.Spec.bringsHosts()
+}
+
+// bringsHosts tells whether the machine has a mount of its own on /etc/hosts.
+func (s *Spec) bringsHosts() bool {
+	return slices.ContainsFunc(s.Resources, func(r Resource) bool {
 		m, ok := r.(*Mount)
 		return ok && clean(m.Target) == hostsPath
 	})
@@ -195,7 +226,8 @@ func (s *Steps) mountHosts() {
 	s.moveMountAt("mount the names of its networks on "+hostsPath, hostsFD, at)
 }
 
-// learn gives a running machine that has come onto a network the names there.
+// learn gives a running machine that has come onto a network, or has left one, the
+// names of those that it is on.
 func (m *Machine) learn() error {
 	if m.lab == nil || m.space()&unix.CLONE_NEWNS == 0 || m.awake() != nil {
 		return nil
@@ -203,18 +235,23 @@ func (m *Machine) learn() error {
 	m.mu.Lock()
 	spec := m.spec
 	m.mu.Unlock()
-	p := &Plan{Spec: spec, Table: true, Nets: m.Netifs()}
-	if !p.knowsNames() || !spec.ownsTable() {
+	if !spec.ownsTable() || spec.bringsHosts() {
 		return nil
 	}
-	fd, err := m.lab.hostsMount(namesNets(p.Nets))
-	if err != nil {
-		return err
+	files := map[stage0.FD]int{}
+	if nets := namesNets(m.Netifs()); len(nets) > 0 {
+		fd, err := m.lab.hostsMount(nets)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		files[hostsFD] = fd
 	}
-	defer unix.Close(fd)
-	return m.performWith(map[stage0.FD]int{hostsFD: fd}, func(s *Steps) {
+	return m.performWith(files, func(s *Steps) {
 		s.Call("unmount the old names", stage0.MayFail, unix.SYS_UMOUNT2, hostsPath, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		s.mountHosts()
+		if len(files) > 0 {
+			s.mountHosts()
+		}
 	})
 }
 

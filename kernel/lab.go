@@ -113,6 +113,7 @@ func (l *Lab) leftovers(ctx context.Context) (kept string, err error) {
 	if err != nil {
 		return "", err
 	}
+	innerFirst(l.dir(), names)
 	for _, name := range names {
 		m, err := l.host.load(l.name, name)
 		if err == nil {
@@ -126,6 +127,9 @@ func (l *Lab) leftovers(ctx context.Context) (kept string, err error) {
 		if err := l.host.undoMachine(ctx, filepath.Join(l.dir(), name)); err != nil {
 			return "", fmt.Errorf("clean up %s/%s, left by an earlier run: %w", l.name, name, err)
 		}
+	}
+	if err := l.host.clearNets(ctx, l.name, true); err != nil {
+		return "", fmt.Errorf("clean up networks of an earlier run: %w", err)
 	}
 	return "", nil
 }

@@ -77,6 +77,11 @@ func (l *Lab) newLink(a, b LinkEnd, cable Cable) (*Link, error) {
 		}
 		n := *e.Netif
 		n.Link = k.name
+		if k.ends[1-i].VNet == nil { // else Attach does
+			if err := n.Validate(); err != nil {
+				return nil, err
+			}
+		}
 		k.ends[i].Netif = &n
 	}
 	if a.VNet != nil && a.VNet == b.VNet {
@@ -157,6 +162,16 @@ func (k *Link) makePatch(ctx context.Context) (err error) {
 	w, err := k.lab.patchPanel(ctx)
 	if err != nil {
 		return err
+	}
+	a, b := k.ends[0].Machine, k.ends[1].Machine
+	if a.Name() > b.Name() {
+		a, b = b, a // locked in one order, always
+	}
+	a.setting.Lock() // or two cables would choose the same name
+	defer a.setting.Unlock()
+	if a != b {
+		b.setting.Lock()
+		defer b.setting.Unlock()
 	}
 	var done []*Netif
 	defer func() {
@@ -375,6 +390,9 @@ func (k *Link) Destroy(ctx context.Context) error {
 	}
 	k.dead = true
 	k.lab.dropLink(k)
+	if k.ends[0].VNet != nil && k.ends[1].VNet != nil {
+		return k.lab.retell() // two Ethernets again
+	}
 	return nil
 }
 

@@ -130,13 +130,14 @@ func (v *VNet) prepareLeg(s *stepper, w *wiring, home *netx.NS, g *leg) error {
 	for _, c := range claims {
 		used[c.Name] = true
 	}
-	for used[strconv.Itoa(g.Number)] {
+	// An interface of that name, if any, is not in this book: it is another's.
+	for used[strconv.Itoa(g.Number)] || home.Has(legName(g.Number)) {
 		g.Number++
 	}
 	if g.Number >= legs {
 		return fmt.Errorf("%d vnets with nat are on this host: there are no addresses for more", g.Number)
 	}
-	g.Name = fmt.Sprintf("msh-nat%d", g.Number)
+	g.Name = legName(g.Number)
 	claims = []ledger.Claim{{Kind: "leg", Name: strconv.Itoa(g.Number)}}
 	if g.Sysctls, err = h.forwarding(home, g.Home, v.spec.families()); err != nil {
 		return explainShape(err)
@@ -263,6 +264,8 @@ func (v *VNet) openParent(s *stepper, home *netx.NS, g *leg) error {
 	}
 	return home.OpenForward(g.Mark, g.Name)
 }
+
+func legName(number int) string { return fmt.Sprintf("msh-nat%d", number) }
 
 func (g *leg) table() string { return g.Name }
 

@@ -78,7 +78,7 @@ func (n *Netif) Key() string {
 
 // Validate checks the parameters by themselves.
 func (n *Netif) Validate() error {
-	if n.VNet == "" {
+	if n.VNet == "" && n.Link == "" {
 		if err := checkInterface("netif", "what", n.Device); err != nil {
 			return err
 		}
@@ -125,7 +125,7 @@ func (n *Netif) Validate() error {
 		switch {
 		case seen[a.Addr()]:
 			return bad("netif", "address", a.Addr().String()+" twice", "each address once")
-		case a.Addr().IsUnspecified() || a.Addr().IsMulticast() || a.Addr().IsLoopback():
+		case a.Addr().IsUnspecified() || a.Addr().IsMulticast() || a.Addr().IsLoopback() || a.Addr().Is4In6():
 			return bad("netif", "address", a.Addr().String(), "one that a machine can have")
 		case a.Bits() == 0 && n.VNet == "":
 			return bad("netif", "address", a.Addr().String(), `with its prefix length, as "10.0.0.2/24"`)
@@ -237,6 +237,11 @@ func (n *Netif) Attach(t *Txn, c *Child) error {
 		v := t.lab.findVNet(n.VNet)
 		if v == nil {
 			return fmt.Errorf("netif %s: vnet %s: %w", n.Name, n.VNet, errNoNet)
+		}
+		if t.plan.Spec.Keep {
+			if err := v.keep(); err != nil {
+				return err
+			}
 		}
 		return v.plug(ns, n, index, t.plan.Spec.Name)
 	}
@@ -358,4 +363,14 @@ func listNetifs(v *View) ([]Available, error) {
 		}
 	}
 	return list, nil
+}
+
+// Address is the machine's first address, without prefix length; "" for none.
+func (m *Machine) Address() string {
+	for _, n := range m.Netifs() {
+		if len(n.Addresses) > 0 {
+			return n.Addresses[0].Addr().String()
+		}
+	}
+	return ""
 }

@@ -50,6 +50,11 @@ func (v *VNet) plugIn(ns *netx.NS, n *Netif, index int, machine string) (p *port
 	if err := v.shape(n); err != nil {
 		return nil, err
 	}
+	if v.groups != nil {
+		if err := v.split(append(slices.Clone(v.ports), p)); err != nil {
+			return nil, err
+		}
+	}
 	if index == 0 {
 		if index, err = n.arrive(ns); err != nil {
 			return nil, err
@@ -76,11 +81,16 @@ func (n *Netif) arrive(ns *netx.NS) (index int, err error) {
 		return index, err
 	}
 	return index, ns.Do(func() error {
-		err := netx.WriteSysctl("net/ipv6/conf/"+n.Name+"/disable_ipv6", "0")
-		if errors.Is(err, os.ErrNotExist) {
-			return unsupported("a kernel with IPv6 (CONFIG_IPV6, and no ipv6.disable=1)", "IPv6 on %s", n.Name)
+		for _, name := range []string{n.Name, "lo"} { // by which the machine reaches itself
+			err := netx.WriteSysctl("net/ipv6/conf/"+name+"/disable_ipv6", "0")
+			if errors.Is(err, os.ErrNotExist) {
+				return unsupported("a kernel with IPv6 (CONFIG_IPV6, and no ipv6.disable=1)", "IPv6 on %s", n.Name)
+			}
+			if err != nil {
+				return err
+			}
 		}
-		return err
+		return nil
 	})
 }
 
@@ -130,10 +140,15 @@ func (v *VNet) attach(m *Machine, n *Netif) error {
 	if err := v.plug(ns, n, 0, m.Name()); err != nil {
 		return err
 	}
-	if err := m.gain(n); err != nil {
-		return err
+	err = m.gain(n)
+	if err == nil {
+		err = m.learn()
 	}
-	return m.learn()
+	if err != nil {
+		err = errors.Join(err, v.drop(m, n))
+		n.Addresses = nil // they are given back, and may be another's
+	}
+	return err
 }
 
 // mayAttach tells whether a running machine can be given an interface of a
@@ -183,7 +198,19 @@ func (m *Machine) rewire(change func([]Resource) []Resource) error {
 
 // Detach takes a machine off the network: it loses its interfaces there.
 func (v *VNet) Detach(m *Machine) error {
-	return errors.Join(v.detach(m), v.lab.tell(v, nil))
+	if err := v.detach(m); err != nil {
+		return err
+	}
+	for _, k := range v.lab.Links() {
+		if i := k.machineEnd(); i >= 0 && k.ends[i].Machine == m && k.ends[1-i].VNet == v {
+			k.leave(m)
+		}
+	}
+	err := v.lab.tell(v, nil)
+	if err == nil && v.net != nil {
+		err = m.learn()
+	}
+	return err
 }
 
 func (v *VNet) detach(m *Machine) error {
@@ -259,7 +286,9 @@ func (l *Lab) unplug(m *Machine) {
 		k.leave(m)
 	}
 	for _, v := range l.VNets() {
-		if v.leave(m.Name()) {
+		if v.parent == m && v.net == nil {
+			v.destroy(context.Background()) // of a plan
+		} else if v.leave(m.Name()) {
 			l.tell(v, nil) // who still has the name only waits in vain
 		}
 	}

@@ -211,6 +211,9 @@ func (r *Routes) Attach(t *Txn, c *Child) error {
 	}
 	ns, err := t.childNet(c)
 	if err != nil {
+		if e := c.failure(); e != nil { // it has ended, and that is why
+			return t.explain(e)
+		}
 		return err
 	}
 	who := &Machine{spec: t.plan.Spec}

@@ -39,7 +39,7 @@ func ParseRoute(dst, via, dev string, metric *int64, src string) (Route, error) 
 		r.Dst = network
 	default:
 		a, err := netip.ParseAddr(dst)
-		if err != nil {
+		if err != nil || a.Zone() != "" {
 			return r, bad("route", "dst", dst, `"default", a network, as "10.0.0.0/24" or "fd00::/64", or one address`)
 		}
 		r.Dst = netip.PrefixFrom(a, a.BitLen())
@@ -93,7 +93,7 @@ func (r Route) metric() uint32 {
 func (r Route) Validate() error {
 	a := r.Dst.Addr()
 	switch {
-	case !r.Dst.IsValid() || a.Is4In6() || a.Zone() != "":
+	case !r.Dst.IsValid() || a.Is4In6():
 		return bad("route", "dst", r.Dst.String(), "a network of IPv4 or IPv6")
 	case r.Dst != r.Dst.Masked():
 		return &ParamError{Kind: "route", Param: "dst", Got: fmt.Sprintf("%q", r.Dst), Want: "a network, whose host bits are 0", Mend: fmt.Sprintf("dst=%q", r.Dst.Masked())}

@@ -3,6 +3,7 @@ package kernel
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"msh/kernel/cgroup"
+	"msh/kernel/netx"
 	"msh/kernel/stage0"
 )
 
@@ -21,7 +23,11 @@ func every() []Resource {
 	return append(fullSpec().Resources, &Timespace{Boottime: time.Hour, Monotonic: -time.Second},
 		&Uidspace{Base: &base, Size: 10}, &Uidspace{Map: []IDMap{{0, 5, 10}}}, space("mountspace"),
 		&Memory{High: bytesOf(1 << 30)}, &Root{Source: "/x", Write: "overlay", Upper: "/y"},
-		&IO{Device: "8:0", WriteBPS: 1, ReadIOPS: 2, WriteIOPS: 3})
+		&IO{Device: "8:0", WriteBPS: 1, ReadIOPS: 2, WriteIOPS: 3},
+		&Netif{VNet: "lan", Name: "eth0", Addresses: []Address{{netip.MustParsePrefix("10.0.0.2/24")}}, Gateway: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
+			MTU: 1400, Cable: Cable{Out: netx.Impair{Rate: 1e6}, Named: []string{"rate"}}},
+		&Netaddr{Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2")}},
+		&Routes{Routes: []Route{{Dst: netip.MustParsePrefix("10.0.0.0/8"), Via: netip.MustParseAddr("10.0.0.1"), Metric: 3}}, Table: 7})
 }
 
 func TestSpecJSON(t *testing.T) {
@@ -45,7 +51,7 @@ func TestSpecJSON(t *testing.T) {
 		}
 	}
 	var s Spec
-	for _, text := range []string{`{"Resources":[{"Kind":"soul","With":{}}]}`, `{"Resources":[{"Kind":"netif","With":{}}]}`, `{"Resources":[{"Kind":"pids","With":{"Max":"x"}}]}`, `{"Resources":3}`} {
+	for _, text := range []string{`{"Resources":[{"Kind":"soul","With":{}}]}`, `{"Resources":[{"Kind":"device","With":{}}]}`, `{"Resources":[{"Kind":"pids","With":{"Max":"x"}}]}`, `{"Resources":3}`} {
 		if err := json.Unmarshal([]byte(text), &s); err == nil {
 			t.Errorf("%s: read", text)
 		}

@@ -35,19 +35,30 @@ func (v *VNet) Partition(groups [][]string) error {
 			of[name] = i
 		}
 	}
-	ports := make([][]string, len(groups)+1)
-	for _, p := range v.ports {
+	if v.net == nil {
+		return nil
+	}
+	before := v.groups
+	v.groups = groups
+	err := v.split(v.ports)
+	if err != nil {
+		v.groups = before
+	}
+	return err
+}
+
+// split has the switch keep the groups apart, whose machines have these ports.
+func (v *VNet) split(all []*port) error {
+	ports := make([][]string, len(v.groups)+1)
+	for _, p := range all {
 		if p.machine == "" {
 			continue
 		}
-		i, ok := of[p.machine]
-		if !ok {
-			i = len(groups)
+		i := slices.IndexFunc(v.groups, func(g []string) bool { return slices.Contains(g, p.machine) })
+		if i < 0 {
+			i = len(v.groups)
 		}
 		ports[i] = append(ports[i], p.name())
-	}
-	if v.net == nil {
-		return nil
 	}
 	return explainShape(v.net.ns.Partition(slices.DeleteFunc(ports, func(g []string) bool { return len(g) == 0 })))
 }
@@ -59,6 +70,7 @@ func (v *VNet) Heal() error {
 	if err := v.alive(); err != nil || v.net == nil {
 		return err
 	}
+	v.groups = nil
 	return v.net.ns.Heal()
 }
 

@@ -63,7 +63,7 @@ func (s *VNetSpec) Validate() error {
 			return &ParamError{Kind: "vnet", Param: "subnet", Got: fmt.Sprintf("%q", p), Want: "a network, whose host bits are 0", Mend: fmt.Sprintf("subnet=%q", p.Masked())}
 		case p.Bits() == 0 || p.Bits() > most:
 			return bad("vnet", "subnet", p.String(), fmt.Sprintf("a prefix length of 1 to %d", most))
-		case p.Addr().IsMulticast() || p.Addr().IsLoopback():
+		case p.Addr().IsMulticast() || p.Addr().IsLoopback() || p.Addr().Is4In6():
 			return bad("vnet", "subnet", p.String(), "addresses that machines can have")
 		case p.Addr().Is6() && s.MTU != 0 && s.MTU < minMTU6:
 			return bad("vnet", "mtu", s.MTU, fmt.Sprintf("at least %d for IPv6", minMTU6))
@@ -89,6 +89,9 @@ func (s *VNetSpec) Validate() error {
 // the kernel's net/core/dev.c; % would make the kernel count).
 func checkInterface(kind, param, name string) error {
 	ok := name != "" && name != "." && name != ".." && !strings.ContainsAny(name, "/:%")
+	if name == "all" || name == "default" { // inetdev_valid_name: /proc/sys/net/ipv4/conf has them already
+		return bad(kind, param, name, "another name: the kernel's parameters for all interfaces are called so")
+	}
 	for _, r := range name {
 		ok = ok && r > ' ' && r < 0x7f
 	}
@@ -372,7 +375,9 @@ var errNoNet = errors.New("the network has been destroyed")
 
 // keep has it outlive the script, for a kept machine is on it.
 func (v *VNet) keep() error {
-	if v.spec.Keep || v.net == nil {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.spec.Keep || v.net == nil || v.dead {
 		return nil
 	}
 	if !v.parent.isHost() && !v.parent.spec.Keep {
@@ -391,6 +396,13 @@ func (v *VNet) Destroy(ctx context.Context) error {
 			}
 		}
 	}
+	if err := v.destroy(ctx); err != nil {
+		return err
+	}
+	return v.lab.retell()
+}
+
+func (v *VNet) destroy(ctx context.Context) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.dead {
@@ -413,6 +425,18 @@ func (v *VNet) Destroy(ctx context.Context) error {
 	v.ports, v.dead = nil, true
 	v.lab.dropVNet(v)
 	return nil
+}
+
+// endNets destroys the networks that lie in a machine, while it is there yet: they
+// may have things of its to give back.
+func (l *Lab) endNets(ctx context.Context, m *Machine) error {
+	var errs []error
+	for _, v := range slices.Backward(l.VNets()) {
+		if v.parent == m {
+			errs = append(errs, v.Destroy(ctx))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // leave is what the end of a machine does to the network: the kernel has taken
@@ -481,9 +505,14 @@ func (l *Lab) abandon(s *Spec) {
 	for _, n := range netifsOf(s) {
 		if v := l.findVNet(n.VNet); v != nil {
 			v.mu.Lock()
+			had := len(v.ports)
 			v.ports = slices.DeleteFunc(v.ports, func(p *port) bool { return p.netif == n })
+			known := len(v.ports) < had
 			v.release(n)
 			v.mu.Unlock()
+			if known {
+				l.tell(v, nil)
+			}
 		}
 	}
 }
@@ -492,6 +521,9 @@ func (l *Lab) abandon(s *Spec) {
 // it. Links end with the networks and machines at their ends.
 func (l *Lab) closeNets(ctx context.Context) error {
 	var errs []error
+	if slices.ContainsFunc(l.VNets(), func(v *VNet) bool { return v.spec.Keep }) {
+		errs = append(errs, l.tellAll()) // whom of those they knew the kept machines still have
+	}
 	for _, v := range slices.Backward(l.VNets()) {
 		if v.spec.Keep && v.net != nil {
 			v.net.close()

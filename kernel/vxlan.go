@@ -57,6 +57,9 @@ func (v *VNet) makeVXLAN(s *stepper, w *wiring) error {
 	if o.Port == 0 {
 		o.Port = 4789
 	}
+	if !o.Local.IsValid() && x.Peers[0].Is6() {
+		o.Local = netip.IPv6Unspecified() // or it would be one of IPv4
+	}
 	if err := w.ns.AddVXLAN(o, under); err != nil {
 		return fmt.Errorf("id %d, port %d: %w", x.ID, o.Port, err)
 	}

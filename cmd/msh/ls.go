@@ -38,6 +38,7 @@ type listed struct {
 	State     string  `json:"state"`
 	Pid       int     `json:"pid"` // of its init, seen from the host
 	Parent    string  `json:"parent"`
+	Address   string  `json:"address"` // its first, "" for none
 	Processes uint64  `json:"processes"` // threads included
 	Memory    *uint64 `json:"memory"`    // bytes; null where it is not counted
 	Keep      bool    `json:"keep"`
@@ -66,7 +67,7 @@ func (a *app) ls(c *cobra.Command, args []string) ([]listed, error) {
 }
 
 func list(m *kernel.Machine) listed {
-	l := listed{Lab: m.LabName(), Machine: m.Name(), State: m.State(), Pid: m.Pid(), Parent: m.Parent().Name(), Keep: m.Spec().Keep}
+	l := listed{Lab: m.LabName(), Machine: m.Name(), State: m.State(), Pid: m.Pid(), Parent: m.Parent().Name(), Address: m.Address(), Keep: m.Spec().Keep}
 	if s := counters(m); s != nil {
 		l.Processes, l.Memory = s.Pids, s.Memory
 	}
@@ -83,13 +84,13 @@ func counters(m *kernel.Machine) *cgroup.Stats {
 }
 
 func lsTable(rows []listed) [][]string {
-	table := [][]string{{"LAB", "MACHINE", "STATE", "PID", "PARENT", "PROCESSES", "MEMORY"}}
+	table := [][]string{{"LAB", "MACHINE", "STATE", "PID", "PARENT", "ADDRESS", "PROCESSES", "MEMORY"}}
 	for _, r := range rows {
 		pid, processes := strconv.Itoa(r.Pid), strconv.FormatUint(r.Processes, 10)
 		if r.State == "dead" {
 			pid, processes = "", ""
 		}
-		table = append(table, []string{r.Lab, r.Machine, r.State, pid, r.Parent, processes, size(r.Memory)})
+		table = append(table, []string{r.Lab, r.Machine, r.State, pid, r.Parent, r.Address, processes, size(r.Memory)})
 	}
 	return table
 }

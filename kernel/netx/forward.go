@@ -84,7 +84,7 @@ func (n *NS) openTables(mark, leg string, closed *Closed) error {
 		return err
 	}
 	defer t.close()
-	var owned []string
+	var owned []chain
 	err = t.settle(func(try int) error {
 		rs, err := t.read()
 		if err != nil {
@@ -98,19 +98,19 @@ func (n *NS) openTables(mark, leg string, closed *Closed) error {
 			switch table := rs.tables[c.table()]; {
 			case table&tableDormant != 0 || !rs.closes(c):
 			case table&tableOwner != 0:
-				owned = append(owned, c.tableName)
+				owned = append(owned, c.table())
 			default:
 				t.accept(c, mark, leg, try < tries/2)
 			}
 		}
 		return t.commit()
 	})
-	for _, name := range slices.Compact(owned) {
-		mend := fmt.Sprintf("tell the program that owns the table to accept what is forwarded from and to %s", leg)
-		if name == "firewalld" {
+	for _, c := range slices.Compact(owned) {
+		mend := fmt.Sprintf("have the program that owns the table accept what is forwarded from and to %s", leg)
+		if c.tableName == "firewalld" {
 			mend = "set NftablesTableOwner=no in /etc/firewalld/firewalld.conf, then: firewall-cmd --reload"
 		}
-		closed.add(fmt.Sprintf("table %s, which only its owner can change", name), mend)
+		closed.add(fmt.Sprintf("table %s %s, which only its owner can change", familyName(c.family), c.tableName), mend)
 	}
 	return err
 }

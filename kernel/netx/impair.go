@@ -124,7 +124,7 @@ func (i Impair) String() string {
 	var words []string
 	add := func(name, format string, value any) { words = append(words, name+" "+fmt.Sprintf(format, value)) }
 	if i.Rate != 0 {
-		add("rate", "%s", bits(i.Rate))
+		add("rate", "%s", formatRate(i.Rate))
 		if i.Burst != 0 {
 			add("burst", "%d", i.Burst)
 		}
@@ -149,8 +149,8 @@ func (i Impair) String() string {
 	return strings.Join(words, " ")
 }
 
-// bits writes a rate in the largest unit that loses nothing.
-func bits(rate uint64) string {
+// formatRate writes a rate in the largest unit that loses nothing.
+func formatRate(rate uint64) string {
 	units := []string{"bit", "kbit", "mbit", "gbit", "tbit"}
 	for len(units) > 1 && rate%1000 == 0 {
 		rate, units = rate/1000, units[1:]

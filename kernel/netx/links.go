@@ -23,7 +23,7 @@ func (l Link) String() string {
 	return fmt.Sprintf("%s, %s, mtu %d", l.Kind, state, l.MTU)
 }
 
-// Links lists the interfaces of the namespace, but for the loopback.
+// Links lists the interfaces of the namespace.
 func (n *NS) Links() ([]Link, error) {
 	h, err := n.Route()
 	if err != nil {
@@ -36,9 +36,7 @@ func (n *NS) Links() ([]Link, error) {
 	var list []Link
 	for _, l := range all {
 		a := l.Attrs()
-		if a.Flags&net.FlagLoopback == 0 {
-			list = append(list, Link{a.Name, a.Index, l.Type(), a.HardwareAddr.String(), a.MTU, a.Flags&net.FlagUp != 0})
-		}
+		list = append(list, Link{a.Name, a.Index, l.Type(), a.HardwareAddr.String(), a.MTU, a.Flags&net.FlagUp != 0})
 	}
 	return list, nil
 }

@@ -139,16 +139,17 @@ func (n *NS) Do(f func() error) error {
 // onThread calls f on a thread of its own that is left to die. The process's first
 // thread cannot die: it would stay in the namespace, and keep it.
 func onThread(f func() error) error {
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
+		err := errors.New("the call has not returned") // runtime.Goexit, which a test's Fatal is
+		defer func() { done <- err }()
 		if unix.Gettid() == unix.Getpid() {
-			err := onThread(f) // on another one, as this is held
+			err = onThread(f) // on another one, as this is held
 			runtime.UnlockOSThread()
-			done <- err
 			return
 		}
-		done <- f()
+		err = f()
 	}()
 	return <-done
 }

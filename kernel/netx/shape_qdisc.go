@@ -51,6 +51,10 @@ func newBucket(i Impair, mtu int) bucket {
 }
 
 // setQueue makes the disciplines of a device, or changes them.
+//
+// tbf below netem splits bunches longer than the burst, which netem counted wrongly,
+// until it sent nothing any more, before Linux 6.13, 6.12.6, 6.6.67, 6.1.121 and
+// 5.15.175 (CVE-2024-56770).
 func (n *NS) setQueue(dev int, s *shaping) error {
 	root := func() error {
 		if s.netem {

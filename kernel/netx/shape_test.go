@@ -298,7 +298,7 @@ func TestShapeRate(t *testing.T) {
 		tcp  bool
 	}{{1_000_000, false}, {10_000_000, true}, {100_000_000, false}, {100_000_000, true}, {1_000_000_000, true}} {
 		for _, in := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s,tcp=%v,in=%v", bits(c.rate), c.tcp, in), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s,tcp=%v,in=%v", formatRate(c.rate), c.tcp, in), func(t *testing.T) {
 				sw, a, b := switched(t)
 				if in {
 					noError(t, sw.ShapeIn(11, Impair{Rate: c.rate})) // what a sends
