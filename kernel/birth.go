@@ -3,11 +3,11 @@ package kernel
 import (
 	"errors"
 	"fmt"
-	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"msh/kernel/rawfile"
 	"msh/kernel/stage0"
 )
 
@@ -230,7 +230,7 @@ func openProcess(pid int, start uint64) (int, error) {
 // startTime is the field of /proc/PID/stat that, with the pid, names a process
 // for ever; 0 when there is none.
 func startTime(pid int) uint64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	b, err := rawfile.Read(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0
 	}

@@ -39,7 +39,7 @@ func (c *Command) Validate() error {
 // its program starting with the steps that take it in. Every way into a machine
 // comes through here.
 func (m *Machine) entry() (*birth, *Steps, func(), error) {
-	if err := m.awake(); err != nil {
+	if err := m.alive(); err != nil { // start looks whether it is frozen, which takes longer
 		return nil, nil, nil, err
 	}
 	if err := m.refresh(); err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"msh/kernel/cgroup"
 	"msh/kernel/ledger"
+	"msh/kernel/rawfile"
 )
 
 // DefaultState is where msh keeps what it must remember of machines.
@@ -332,7 +333,7 @@ func (h *Host) undoMachine(ctx context.Context, dir string) error {
 }
 
 var bootID = sync.OnceValue(func() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	b, err := rawfile.Read("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
 	}

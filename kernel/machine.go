@@ -154,7 +154,7 @@ func (m *Machine) State() string {
 		return "running"
 	case m.state == "planned":
 		return m.state
-	case m.state != "" || m.pidfd < 0 || ended(m.pidfd):
+	case m.dead():
 		return "dead"
 	case m.group.Frozen():
 		return "frozen"
@@ -162,9 +162,16 @@ func (m *Machine) State() string {
 	return "running"
 }
 
+// dead tells whether a machine, not the host, has ended. The caller holds m.mu.
+func (m *Machine) dead() bool {
+	return m.state != "planned" && (m.state != "" || m.pidfd < 0 || ended(m.pidfd))
+}
+
 // alive is nil while the machine can be used.
 func (m *Machine) alive() error {
-	if !m.isHost() && m.State() == "dead" {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.isHost() && m.dead() {
 		return fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
 	}
 	return nil

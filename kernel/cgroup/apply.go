@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"msh/kernel/rawfile"
 )
 
 // ownerMark is the extended attribute that says whose a group is: the ledger
@@ -182,7 +184,7 @@ func (g *Group) applyV1(l Limits) error {
 		case "cpuset":
 			err = g.cpusetV1(l.CPUs)
 			if err == nil && l.Exclusive {
-				err = write(filepath.Join(g.v1dir(c), "cpuset.cpu_exclusive"), "1")
+				err = rawfile.Write(filepath.Join(g.v1dir(c), "cpuset.cpu_exclusive"), "1")
 			}
 		case "memory":
 			if err = g.raiseSwapV1(r.Memory); err == nil {
@@ -207,7 +209,7 @@ func (g *Group) applyV1(l Limits) error {
 // kernel refuses where a sister has one of them exclusively.
 func (g *Group) cpusetV1(cpus string) error {
 	if cpus != "" {
-		if err := write(filepath.Join(g.v1dir("cpuset"), "cpuset.cpus"), cpus); err != nil {
+		if err := rawfile.Write(filepath.Join(g.v1dir("cpuset"), "cpuset.cpus"), cpus); err != nil {
 			return err
 		}
 	}
@@ -216,7 +218,7 @@ func (g *Group) cpusetV1(cpus string) error {
 
 // CPUs are those that the group's v1 cpuset has now, whatever its limits say.
 func (g *Group) CPUs() ([]int, error) {
-	b, err := os.ReadFile(filepath.Join(g.v1dir("cpuset"), "cpuset.cpus"))
+	b, err := rawfile.Read(filepath.Join(g.v1dir("cpuset"), "cpuset.cpus"))
 	if err != nil {
 		return nil, err
 	}
@@ -230,14 +232,14 @@ func (g *Group) raiseSwapV1(m *specs.LinuxMemory) error {
 	if m == nil || m.Swap == nil {
 		return nil
 	}
-	b, err := os.ReadFile(filepath.Join(g.v1dir("memory"), "memory.memsw.limit_in_bytes"))
+	b, err := rawfile.Read(filepath.Join(g.v1dir("memory"), "memory.memsw.limit_in_bytes"))
 	if err != nil {
 		return err
 	}
 	if now, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err != nil || now >= *m.Swap {
 		return err
 	}
-	return write(filepath.Join(g.v1dir("memory"), "memory.memsw.limit_in_bytes"), strconv.FormatInt(*m.Swap, 10))
+	return rawfile.Write(filepath.Join(g.v1dir("memory"), "memory.memsw.limit_in_bytes"), strconv.FormatInt(*m.Swap, 10))
 }
 
 // weigh writes the devices' weights to the first of these files whose scheduler
@@ -253,7 +255,7 @@ func (g *Group) weigh(dir string, list []IO, files ...string) error {
 			if strings.Contains(file, "bfq") {
 				w = min(w, 1000)
 			}
-			err = write(filepath.Join(dir, file), fmt.Sprintf("%d:%d %d", io.Major, io.Minor, w))
+			err = rawfile.Write(filepath.Join(dir, file), fmt.Sprintf("%d:%d %d", io.Major, io.Minor, w))
 			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EOPNOTSUPP) {
 				break
 			}
@@ -401,14 +403,14 @@ func (g *Group) partition(cpus string) error {
 	d := g.dir(g.Tracker)
 	// Since 6.7 a partition need not hang under another one, if its CPUs are
 	// declared exclusive all the way down; older kernels lack the file.
-	if err := write(filepath.Join(d, "cpuset.cpus.exclusive"), cpus); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EACCES) {
+	if err := rawfile.Write(filepath.Join(d, "cpuset.cpus.exclusive"), cpus); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EACCES) {
 		return fmt.Errorf("cpu: set: %q: another group has one of those CPUs exclusively: %w", cpus, err)
 	}
 	file := filepath.Join(d, "cpuset.cpus.partition")
-	if err := write(file, "root"); err != nil {
+	if err := rawfile.Write(file, "root"); err != nil {
 		return fmt.Errorf("make %s a partition: %w", d, err)
 	}
-	b, err := os.ReadFile(file)
+	b, err := rawfile.Read(file)
 	if err != nil {
 		return err
 	}
@@ -431,13 +433,4 @@ func explain(controller string, l Limits, err error) error {
 		return fmt.Errorf("cpu: set: CPUs %s: not there, or another machine has one of them exclusively: %w", l.CPUs, err)
 	}
 	return err
-}
-
-func write(file, value string) error {
-	f, err := os.OpenFile(file, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(value)
-	return errors.Join(err, f.Close())
 }

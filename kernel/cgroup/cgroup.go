@@ -21,13 +21,14 @@ package cgroup
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/containerd/cgroups/v3"
 	"golang.org/x/sys/unix"
+
+	"msh/kernel/rawfile"
 )
 
 // Root is where every distribution mounts the hierarchies.
@@ -52,7 +53,7 @@ func Detect() (*Host, error) {
 	switch cgroups.Mode() {
 	case cgroups.Unified:
 		h.Unified, h.V2 = true, Root
-		b, err := os.ReadFile(filepath.Join(Root, "cgroup.controllers"))
+		b, err := rawfile.Read(filepath.Join(Root, "cgroup.controllers"))
 		if err != nil {
 			return nil, err
 		}

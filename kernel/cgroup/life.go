@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"golang.org/x/sys/unix"
+
+	"msh/kernel/rawfile"
 )
 
 func (g *Group) v2() (*cgroup2.Manager, error) {
@@ -26,7 +28,7 @@ func (g *Group) Pids() ([]int, error) { return pidsBelow(g.dir(g.Tracker)) }
 // Has tells whether a process, even one that has ended and was not yet reaped, is
 // in the group or below.
 func (g *Group) Has(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	b, err := rawfile.Read(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		return false
 	}
@@ -59,7 +61,7 @@ func pidsBelow(dir string) ([]int, error) {
 }
 
 func pidsIn(dir string) ([]int, error) {
-	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	b, err := rawfile.Read(filepath.Join(dir, "cgroup.procs"))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 		return nil, nil
 	}
@@ -111,11 +113,11 @@ func (g *Group) Thaw(ctx context.Context) error {
 // it has executed its program, would stand still with it.
 func (g *Group) Frozen() bool {
 	if !g.V2() { // v1 tells what is so, whoever froze it
-		b, err := os.ReadFile(filepath.Join(g.dir(g.Tracker), "freezer.state"))
+		b, err := rawfile.Read(filepath.Join(g.dir(g.Tracker), "freezer.state"))
 		return err == nil && strings.TrimSpace(string(b)) != "THAWED"
 	}
 	for path := g.Path; path != "/" && path != "."; path = filepath.Dir(path) {
-		b, err := os.ReadFile(filepath.Join(g.Tracker, path, "cgroup.freeze"))
+		b, err := rawfile.Read(filepath.Join(g.Tracker, path, "cgroup.freeze"))
 		if err == nil && strings.TrimSpace(string(b)) == "1" {
 			return true
 		}
@@ -127,7 +129,7 @@ func (g *Group) Frozen() bool {
 // is waited for takes microseconds.
 func (g *Group) await(ctx context.Context, key, want string) error {
 	for nap := 20 * time.Microsecond; ; nap = min(2*nap, 5*time.Millisecond) {
-		b, err := os.ReadFile(filepath.Join(g.dir(g.Tracker), "cgroup.events"))
+		b, err := rawfile.Read(filepath.Join(g.dir(g.Tracker), "cgroup.events"))
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
 			return nil
 		}
@@ -154,7 +156,7 @@ func (g *Group) Kill() error {
 	}
 	dir := g.dir(g.Tracker)
 	if g.V2() {
-		err := write(filepath.Join(dir, "cgroup.kill"), "1")
+		err := rawfile.Write(filepath.Join(dir, "cgroup.kill"), "1")
 		if err == nil || errors.Is(err, unix.ENODEV) {
 			return nil
 		}
@@ -171,7 +173,7 @@ func (g *Group) Kill() error {
 	if g.V2() {
 		file, on, off = "cgroup.freeze", "1", "0"
 	}
-	if err := write(filepath.Join(dir, file), on); err != nil {
+	if err := rawfile.Write(filepath.Join(dir, file), on); err != nil {
 		return err
 	}
 	pids, err := g.Pids()
@@ -180,7 +182,7 @@ func (g *Group) Kill() error {
 			err = errors.Join(err, fmt.Errorf("kill %d: %w", pid, e))
 		}
 	}
-	return errors.Join(err, write(filepath.Join(dir, file), off))
+	return errors.Join(err, rawfile.Write(filepath.Join(dir, file), off))
 }
 
 // Remove ends the group's processes, waits for them and removes its directories
@@ -193,7 +195,7 @@ func (g *Group) Remove(ctx context.Context) error {
 	var errs []error
 	if g.Unified && g.Limits.Exclusive {
 		// rmdir gives a partition's CPUs back only some time after it has answered.
-		err := write(filepath.Join(g.dir(g.Tracker), "cpuset.cpus.partition"), "member")
+		err := rawfile.Write(filepath.Join(g.dir(g.Tracker), "cpuset.cpus.partition"), "member")
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 			errs = append(errs, fmt.Errorf("end the partition: %w", err))
 		}
