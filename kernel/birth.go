@@ -72,6 +72,9 @@ func (b *birth) start() (*process, error) {
 		number[name] = len(files)
 		files = append(files, uintptr(fd))
 	}
+	if b.fault == 0 && !ignoring() {
+		b.program.PassOver()
+	}
 	code, err := b.program.Assemble(number)
 	if err != nil {
 		return nil, err

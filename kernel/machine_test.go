@@ -112,6 +112,9 @@ func warmUp(t *testing.T) {
 	if _, err := stage0.Executable(); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := ownPidSpace(); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := theWatcher(); err != nil {
 		t.Fatal(err)
 	}

@@ -3,52 +3,45 @@ package kernel
 import (
 	"fmt"
 	"runtime"
-	"time"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// delivery is a process to be started in the PID namespace of the one behind pidfd.
-type delivery struct {
-	pidfd int
-	start func() error
-	done  chan error
-}
-
-// deliveries go to whichever midwife is free.
-var deliveries = make(chan delivery)
-
-// idle is how long a midwife waits for the next delivery before she goes: making
-// a thread for each costs more than the rest of a start.
-const idle = time.Second
+// ownPidSpace is the PID namespace that msh itself is in, for its threads to come
+// back to.
+var ownPidSpace = sync.OnceValues(func() (int, error) {
+	fd, err := unix.Open("/proc/self/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open /proc/self/ns/pid: %w", err)
+	}
+	return fd, nil
+})
 
 // inPidSpace calls start on a thread whose children are born in the PID
 // namespace of the process behind pidfd: children inherit that of the thread,
 // and only a thread's own can be set (setns(2), CLONE_NEWPID).
+//
+// It is the caller's thread, since handing the start to another and back wakes
+// two, which takes longer than the start. It may go back to Go's pool as no other
+// that was in a namespace may: the call does not move the thread itself, and what
+// it sets is set back. A thread of which that fails does not survive.
 func inPidSpace(pidfd int, start func() error) error {
-	d := delivery{pidfd, start, make(chan error, 1)}
-	select {
-	case deliveries <- d:
-	default:
-		go midwife(d)
+	own, err := ownPidSpace()
+	if err != nil {
+		return err
 	}
-	return <-d.done
-}
-
-// midwife serves deliveries, each in its own PID namespace, on a thread that
-// serves nothing else: she ends without unlocking it, and it dies with her.
-func midwife(d delivery) {
+	// Go makes no thread from a locked one: it would be born there too (EINVAL).
 	runtime.LockOSThread()
-	for {
-		if err := unix.Setns(d.pidfd, unix.CLONE_NEWPID); err != nil {
-			d.done <- fmt.Errorf("enter the PID space: %w", err)
-		} else {
-			d.done <- d.start()
-		}
-		select {
-		case d = <-deliveries:
-		case <-time.After(idle):
-			return
-		}
+	if err := unix.Setns(pidfd, unix.CLONE_NEWPID); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter the PID space: %w", err)
 	}
+	defer func() {
+		if err := unix.Setns(own, unix.CLONE_NEWPID); err != nil {
+			panic("kernel: leave the PID space: " + err.Error())
+		}
+		runtime.UnlockOSThread()
+	}()
+	return start()
 }

@@ -3,7 +3,11 @@ package kernel
 import (
 	"encoding/binary"
 	"fmt"
+	"os/signal"
+	"slices"
 	"strings"
+	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -184,15 +188,51 @@ func (s *Steps) enter(words string, pidfd stage0.FD, space uintptr) {
 func (s *Steps) clean() {
 	s.Call("leave the caller's keyring", stage0.MayFail, unix.SYS_KEYCTL, joinSession, 0)
 	s.Call("umask 022", 0, unix.SYS_UMASK, 0o022)
-	for sig := 1; sig <= lastSignal; sig++ {
-		// What is ignored stays so across execve(2), and a shell makes what it
-		// starts in the background ignore some.
-		if sig != int(unix.SIGKILL) && sig != int(unix.SIGSTOP) {
-			s.Call("default action for every signal", 0, unix.SYS_RT_SIGACTION, sig, stage0.Buffer(32), 0, sigsetSize)
-		}
-	}
+	s.Spare(defaultActions()...)
 	s.Call("close all else on exec", 0, unix.SYS_CLOSE_RANGE, 3, uint64(^uint32(0)), closeOnExec)
 }
+
+// defaultActions are the steps that undo the ignoring of signals: it stays across
+// execve(2), and a shell makes what it starts in the background ignore some.
+var defaultActions = sync.OnceValue(func() []stage0.Step {
+	var steps []stage0.Step
+	for _, sig := range catchable {
+		steps = append(steps, stage0.Step{Words: "default action for every signal", Nr: unix.SYS_RT_SIGACTION, Args: []any{int(sig), stage0.Zeros, 0, sigsetSize}})
+	}
+	return steps
+})
+
+// catchable are the signals that have an action to set.
+var catchable = func() (sigs [lastSignal - 2]unix.Signal) {
+	i := 0
+	for sig := unix.Signal(1); sig <= lastSignal; sig++ {
+		if sig != unix.SIGKILL && sig != unix.SIGSTOP {
+			sigs[i] = sig
+			i++
+		}
+	}
+	return sigs
+}()
+
+// ignoring tells whether a child of this process would ignore a signal. What is
+// caught is not inherited, so that this is seldom so.
+func ignoring() bool {
+	return ignoredEarly() || slices.ContainsFunc(catchable[:], func(sig unix.Signal) bool { return signal.Ignored(sig) })
+}
+
+// ignoredEarly looks for signals that this process was started to ignore. Package
+// signal does not know all of them.
+var ignoredEarly = sync.OnceValue(func() bool {
+	const ignore = 1 // SIG_IGN
+	for _, sig := range catchable {
+		var action [4]uint64 // struct sigaction, the handler in front
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), 0, uintptr(unsafe.Pointer(&action)), sigsetSize, 0, 0)
+		if errno != 0 || action[0] == ignore {
+			return true
+		}
+	}
+	return false
+})
 
 // coverDir is a directory in the /dev of a machine that may have machines, for
 // those of them that have no root of their own to mount on.

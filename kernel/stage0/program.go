@@ -44,7 +44,7 @@ type Step struct {
 	Flags Flags
 	Nr    int
 	Args  []any
-	over  int // fork: how many steps the new process passes over
+	over  int // fork: how many steps the new process, which gets 0, passes over
 }
 
 // A Program is a list of system calls being written. It is plain data: nothing
@@ -52,6 +52,7 @@ type Step struct {
 type Program struct {
 	steps []Step
 	held  []FD
+	spare [][2]int // from and to of those that may be passed over
 }
 
 // New returns an empty program.
@@ -73,6 +74,23 @@ func (p *Program) Fork(words string, cloneFlags uint64, pidfd any, parent func(p
 	parent(p, at)
 	p.steps[at].over = len(p.steps) - int(at) - 1
 	return at
+}
+
+// Spare appends steps that are not always needed, at most 256. The first one must
+// return 0: it is made all the same.
+func (p *Program) Spare(steps ...Step) {
+	from := len(p.steps)
+	p.steps = append(p.steps, steps...)
+	p.spare = append(p.spare, [2]int{from, len(p.steps)})
+}
+
+// PassOver has the spare steps passed over. They keep their numbers: stage0 goes on
+// behind them as the new process of a Fork does.
+func (p *Program) PassOver() {
+	for _, s := range p.spare {
+		p.steps[s[0]].Flags |= fork
+		p.steps[s[0]].over = s[1] - s[0] - 1
+	}
 }
 
 // Exit appends exit_group(code).

@@ -21,6 +21,7 @@
 //	 0  unused
 //	 8  number of the step that failed, plus one; 0 while none has
 //	16  its errno
+//	24  zeros
 //	64  the steps, 64 bytes each:
 //	       0 u32 system call   4 u32 flags   8 six arguments   56 result
 //	    then the data that arguments point to
@@ -32,6 +33,9 @@ import "sync"
 
 // Base is the address at which stage0 maps its list.
 const Base = 0x10000000
+
+// Zeros is where 32 bytes of zero are, for steps that want an empty struct.
+const Zeros uint64 = Base + 24
 
 // MaxSize is the most that a list and its data can be: stage0 maps that much.
 const MaxSize = 16 << 20

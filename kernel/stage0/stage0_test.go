@@ -219,6 +219,32 @@ func TestFork(t *testing.T) {
 	})
 }
 
+// The steps that are not needed are passed over, and keep their numbers.
+func TestSpare(t *testing.T) {
+	eachTarget(t, func(t *testing.T, m target) {
+		for _, passed := range []bool{false, true} {
+			out := filepath.Join(t.TempDir(), "out")
+			p := New()
+			fd := p.Call("create", 0, unix.SYS_OPENAT, AtCwd, out, unix.O_CREAT|unix.O_WRONLY, 0o600)
+			write := Step{Words: "write", Nr: unix.SYS_WRITE, Args: []any{fd, "spare ", 6}}
+			p.Spare(Step{Words: "return 0", Nr: unix.SYS_RT_SIGACTION, Args: []any{int(unix.SIGINT), Zeros, 0, 8}}, write, write)
+			n := p.Call("write on", 0, unix.SYS_WRITE, fd, "needed", 6)
+			p.Exit(3)
+			text := "spare spare needed"
+			if passed {
+				p.PassOver()
+				text = "needed"
+			}
+			r := start(t, m, p, nil)
+			r.exits(3)
+			wantFile(t, out, text)
+			if got := Result(r.blob, n); n != 4 || got != 6 {
+				t.Errorf("step %d returned %d, want step 4 to return 6", n, got)
+			}
+		}
+	})
+}
+
 // TestForkPidfd has stage0 start a process as msh starts one in a living PID namespace.
 func TestForkPidfd(t *testing.T) {
 	m := native(t)
