@@ -8,20 +8,26 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 )
 
-// end kills the machine's processes and waits for its init. The ledger would do
-// so too, but has only the control group to look at, again and again; the pidfd
-// wakes at once. What goes wrong here, the ledger meets again and reports.
-func (m *Machine) end() {
+// end kills the machine's processes; the function it returns waits for its init.
+// The ledger would do so too, but has only the control group to look at, again and
+// again; the pidfd wakes at once. What goes wrong here, the ledger meets again and
+// reports.
+func (m *Machine) end() (wait func()) {
 	if m.pidfd < 0 || m.group.Kill() != nil {
-		return
+		return func() {}
 	}
-	never := &canceller{fd: -1}
-	never.await(context.Background(), time.Now().Add(teardown), m.pidfd)
-	if m.reapInit != nil {
-		m.reapInit()
+	reapInit := func() {}
+	if m.takeInit != nil {
+		reapInit = m.takeInit()
+	}
+	return func() {
+		never := &canceller{fd: -1}
+		never.await(context.Background(), time.Now().Add(teardown), m.pidfd)
+		reapInit()
 	}
 }
 
@@ -87,8 +93,10 @@ func (m *Machine) Destroy(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	m.end()
-	if err := m.host.undoMachine(ctx, m.Dir()); err != nil {
+	wait := sync.OnceFunc(m.end())
+	err := m.host.undoLedger(ctx, m.Dir(), wait)
+	wait()
+	if err != nil {
 		return fmt.Errorf("destroy %s: %w", m.Name(), err)
 	}
 	m.mu.Lock()

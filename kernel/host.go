@@ -304,31 +304,40 @@ func ownerAlive(f *os.File) bool {
 // undoMachine undoes everything in the ledger of a machine's directory and
 // removes the directory. It is the only teardown there is.
 func (h *Host) undoMachine(ctx context.Context, dir string) error {
+	return h.undoLedger(ctx, dir, func() {})
+}
+
+// undoLedger is undoMachine for one whose processes are ending: it reads the ledger
+// and then calls wait before it undoes anything.
+func (h *Host) undoLedger(ctx context.Context, dir string, wait func()) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardown)
 	defer cancel()
 	file := filepath.Join(dir, "ledger")
-	for undone := 0; ; {
+	for {
 		l, err := ledger.Open(file)
 		if errors.Is(err, fs.ErrNotExist) {
+			wait()
 			return os.RemoveAll(dir) // nothing was made yet
 		}
 		if err != nil {
 			return err
 		}
-		n := l.Len()
-		if n > undone {
-			err = l.Undo(func(e ledger.Entry) error { return h.undo(ctx, e) })
-		}
+		wait()
+		err = l.Undo(func(e ledger.Entry) error { return h.undo(ctx, e) })
+		grown, e := l.Grown()
 		l.Close()
-		if err != nil {
+		if err := errors.Join(err, e); err != nil {
 			return err
 		}
-		if n == undone {
+		if !grown {
+			// In most there is nothing else.
+			if os.Remove(file) == nil && unix.Rmdir(dir) == nil {
+				return nil
+			}
 			return os.RemoveAll(dir)
 		}
 		// Once more: another msh may have written an entry since, to keep the
 		// machine off a CPU.
-		undone = n
 	}
 }
 

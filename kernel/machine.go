@@ -26,8 +26,9 @@ type Machine struct {
 	pidfd int // -1 when it has ended
 	start uint64
 
-	// reapInit reaps an init that has ended; nil where it is not this process's child.
-	reapInit func()
+	// takeInit takes it upon the caller to reap an init that is about to end; nil
+	// where it is not this process's child.
+	takeInit func() (reapInit func())
 
 	setting  sync.Mutex   // one Set at a time
 	starting sync.RWMutex // see hold
@@ -225,11 +226,15 @@ func (m *Machine) watchInit() error {
 		unix.Close(fd)
 		return err
 	}
-	m.reapInit = func() {
-		if unwatch(number) {
-			reap()
+	m.takeInit = func() (reapInit func()) {
+		mine := unwatch(fd, number)
+		return func() {
+			if mine {
+				mine = false
+				reap()
+			}
+			<-reaped
 		}
-		<-reaped
 	}
 	return nil
 }

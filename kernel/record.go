@@ -33,18 +33,40 @@ func (m *Machine) ledgerFile() string { return filepath.Join(m.Dir(), "ledger") 
 // save writes the record into the ledger, where the last one counts. The caller
 // has m to itself or holds m.mu.
 func (m *Machine) save() error {
+	e, err := m.recordEntry()
+	if err != nil {
+		return err
+	}
+	return m.saveEntry(e)
+}
+
+// recordEntry lays out the record as it is now.
+func (m *Machine) recordEntry() (ledger.Entry, error) {
 	r := record{Spec: m.spec, Pid: m.pid, Start: m.start, Boot: bootID(), Self: m.self, Group: m.group}
 	if !m.parent.isHost() {
 		r.Parent = m.parent.Name()
 	}
-	if err := m.write(recordOp, r); err != nil {
+	return ledger.NewEntry(recordOp, r)
+}
+
+func (m *Machine) saveEntry(e ledger.Entry) error {
+	if err := m.append(e); err != nil {
 		return err
 	}
 	return unix.Stat(m.ledgerFile(), &m.saved)
 }
 
-// write writes into the ledger, which a handle loaded by name opens only now.
+// write writes into the ledger.
 func (m *Machine) write(op string, arg any) error {
+	e, err := ledger.NewEntry(op, arg)
+	if err != nil {
+		return err
+	}
+	return m.append(e)
+}
+
+// append writes into the ledger, which a handle loaded by name opens only now.
+func (m *Machine) append(e ledger.Entry) error {
 	if m.ledger == nil {
 		l, err := ledger.Open(m.ledgerFile())
 		if err != nil {
@@ -52,7 +74,7 @@ func (m *Machine) write(op string, arg any) error {
 		}
 		m.ledger = l
 	}
-	return m.ledger.Write(op, arg)
+	return m.ledger.Append(e)
 }
 
 // recordOp is the entry of a ledger that undoes nothing, but says that the

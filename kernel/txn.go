@@ -215,6 +215,13 @@ func (t *Txn) bringUp(c *Child) (*Machine, error) {
 			return nil, fmt.Errorf("release the child: %w", err)
 		}
 	}
+	// What is to be written down of the machine is laid out while the child is busy.
+	m := newMachine(t.lab, t.parent, p)
+	m.pid, m.pidfd, m.start, m.ledger = c.pid, c.pidfd, startTime(c.pid), t.ledger
+	record, err := m.recordEntry()
+	if err != nil {
+		return nil, err
+	}
 	cancel, err := newCanceller(t.ctx)
 	if err != nil {
 		return nil, err
@@ -233,9 +240,7 @@ func (t *Txn) bringUp(c *Child) (*Machine, error) {
 	if err := t.step("write the machine down"); err != nil {
 		return nil, err
 	}
-	m := newMachine(t.lab, t.parent, p)
-	m.pid, m.pidfd, m.start, m.ledger = c.pid, c.pidfd, startTime(c.pid), t.ledger
-	if err := m.save(); err != nil {
+	if err := m.saveEntry(record); err != nil {
 		return nil, err
 	}
 	if err := t.host.confineNew(m); err != nil {

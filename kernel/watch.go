@@ -43,8 +43,9 @@ func watch(pidfd int, f func()) (number int32, err error) {
 	return w.last, nil
 }
 
-// unwatch takes a watch back; false when its call is made, or being made, already.
-func unwatch(number int32) bool {
+// unwatch takes a watch on pidfd back; false when its call is made, or being made,
+// already.
+func unwatch(pidfd int, number int32) bool {
 	w, err := theWatcher()
 	if err != nil {
 		return false
@@ -52,7 +53,10 @@ func unwatch(number int32) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	_, ok := w.calls[number]
-	delete(w.calls, number)
+	if ok {
+		delete(w.calls, number)
+		unix.EpollCtl(w.epoll, unix.EPOLL_CTL_DEL, pidfd, nil) // or the thread wakes for nothing
+	}
 	return ok
 }
 

@@ -21,6 +21,8 @@ import (
 	"os"
 	"slices"
 	"sync"
+
+	"msh/kernel/rawfile"
 )
 
 // Entry is one undo: an operation of the kernel package and its argument.
@@ -34,27 +36,41 @@ type Ledger struct {
 	mu      sync.Mutex
 	file    *os.File
 	entries []Entry
-	newline bool // whether the next entry must begin one
+	newline bool  // whether the next entry must begin one
+	size    int64 // of the file when it was opened
 }
 
 // Create makes the file, which must be new.
 func Create(path string) (*Ledger, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := open(path, os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return nil, err
 	}
 	return &Ledger{file: f}, nil
 }
 
+// open opens the file past the poller (see rawfile).
+func open(path string, flags int) (*os.File, error) {
+	fd, err := rawfile.Open(path, os.O_WRONLY|os.O_APPEND|flags, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
 // Read reads the entries that another process, or an earlier run, has written. A
 // line that is torn was being written when its writer died, or is still being
 // written: its effect has not been made, and it is passed over.
 func Read(path string) ([]Entry, error) {
-	b, err := os.ReadFile(path)
+	entries, _, err := read(path)
+	return entries, err
+}
+
+func read(path string) (entries []Entry, size int64, err error) {
+	b, err := rawfile.Read(path)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	var entries []Entry
 	for line := range bytes.Lines(b) {
 		var e Entry
 		if !bytes.HasSuffix(line, []byte("\n")) || json.Unmarshal(line, &e) != nil {
@@ -62,45 +78,61 @@ func Read(path string) ([]Entry, error) {
 		}
 		entries = append(entries, e)
 	}
-	return entries, nil
+	return entries, int64(len(b)), nil
 }
 
 // Open reads a ledger, and goes on writing it: on a new line, whatever its last
 // writer has left. Nothing is cut off, since that writer may be alive.
 func Open(path string) (*Ledger, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	f, err := open(path, 0)
 	if err != nil {
 		return nil, err
 	}
-	entries, err := Read(path)
+	entries, size, err := read(path)
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	return &Ledger{file: f, entries: entries, newline: true}, nil
+	return &Ledger{file: f, entries: entries, newline: true, size: size}, nil
+}
+
+// Grown tells whether the file has become longer since it was opened.
+func (l *Ledger) Grown() (bool, error) {
+	st, err := l.file.Stat()
+	if err != nil {
+		return false, err
+	}
+	return st.Size() > l.size, nil
+}
+
+// NewEntry lays out an entry, for whoever has time for it before it is to be written.
+func NewEntry(op string, arg any) (Entry, error) {
+	raw, err := json.Marshal(arg)
+	return Entry{op, raw}, err
 }
 
 // Write adds an entry. Only when it returns nil may the effect be made.
 func (l *Ledger) Write(op string, arg any) error {
-	raw, err := json.Marshal(arg)
+	e, err := NewEntry(op, arg)
 	if err != nil {
 		return err
 	}
-	e := Entry{op, raw}
-	line, err := json.Marshal(e)
-	if err != nil {
-		return err
-	}
+	return l.Append(e)
+}
+
+// Append is Write for an entry that is laid out.
+func (l *Ledger) Append(e Entry) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// One write(2), no fsync: what a power failure loses, it undoes as well.
-	line = append(line, '\n')
+	// As json.Marshal has it, which would go through the argument once more.
+	line := fmt.Appendf(nil, "{\"Op\":%q,\"Arg\":%s}\n", e.Op, e.Arg)
 	if l.newline {
 		line = append([]byte{'\n'}, line...)
 	}
+	// One write(2), no fsync: what a power failure loses, it undoes as well.
 	if _, err := l.file.Write(line); err != nil {
 		l.newline = true
-		return fmt.Errorf("write ahead %s: %w", op, err)
+		return fmt.Errorf("write ahead %s: %w", e.Op, err)
 	}
 	l.newline = false
 	l.entries = append(l.entries, e)
