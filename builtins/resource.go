@@ -185,3 +185,14 @@ func resourceWords() []*interp.Word {
 		spaceWord("cgroupspace"), timespaceWord, spaceWord("ipcspace"), spaceWord("netspace"), netifWord, netaddrWord, routesWord, spaceWord("mountspace"),
 		rootWord, spaceWord("pidspace"), mountWord, unameWord, sysctlWord, rlimitWord}
 }
+
+// pure returns the words as ones that only make values.
+func pure(words []*interp.Word) []*interp.Word {
+	all := make([]*interp.Word, len(words))
+	for i, w := range words {
+		copied := *w
+		copied.Pure = true
+		all[i] = &copied
+	}
+	return all
+}

@@ -54,7 +54,8 @@ func (s *Session) Lab() *kernel.Lab { return s.lab }
 
 // Words lists the words that are functions; those of values are in their docs.
 func (s *Session) Words() []*interp.Word {
-	return append([]*interp.Word{s.rforkWord("machine_rfork"), s.resourcesWord("resources"), s.vnetWord("vnet"), s.linkWord(), routeWord}, append(resourceWords(), s.methods()...)...)
+	return append([]*interp.Word{s.rforkWord("machine_rfork"), s.resourcesWord("resources"), s.vnetWord("vnet"), s.linkWord()},
+		append(pure(append(resourceWords(), routeWord)), s.methods()...)...)
 }
 
 // Values are the predeclared values: host and lab.

@@ -48,6 +48,8 @@ type Options struct {
 	Values starlark.StringDict
 	// Stdlib is what load("@msh//x.star", …) reads; nil for none.
 	Stdlib fs.FS
+	// Ready, if any, is closed when a script may begin to do things; until then it is only read, and makes values.
+	Ready <-chan struct{}
 }
 
 // Interp runs scripts. Its methods may be called from several goroutines, but it runs one script, or one REPL, at a time.
@@ -99,6 +101,13 @@ func (in *Interp) Words() []*Word { return in.words }
 
 // Globals returns the global variables of the script that ran last, or of the REPL.
 func (in *Interp) Globals() starlark.StringDict { return in.globals }
+
+// ready waits until the script may do things.
+func (in *Interp) ready() {
+	if in != nil && in.opts.Ready != nil {
+		<-in.opts.Ready
+	}
+}
 
 func (in *Interp) dry() bool { return in != nil && in.opts.Dry }
 
@@ -202,6 +211,7 @@ func (in *Interp) addSource(name, src string) {
 
 // print writes one line at once, so that the lines of parallel threads do not mix.
 func (in *Interp) print(thread *starlark.Thread, msg string) {
+	in.ready()
 	in.printing.Lock()
 	_, err := io.WriteString(in.opts.Stdout, msg+"\n")
 	in.printing.Unlock()

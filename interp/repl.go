@@ -35,6 +35,7 @@ type LineReader interface {
 // An interrupt (SIGINT) cancels the input under way and nothing else: while REPL runs, the caller must not
 // end ctx for one. It does not close lines.
 func (in *Interp) REPL(ctx context.Context, lines LineReader) error {
+	in.ready()
 	var text strings.Builder // all that was read, for error messages
 	line := 1
 	for ctx.Err() == nil {

@@ -32,6 +32,8 @@ type Word struct {
 	// TakesUnknown makes a dry run call Fn even when an argument is, or holds, an Unknown.
 	// Without it such a call is not made and gives Unknown.
 	TakesUnknown bool
+	// Pure words make a value and do nothing else. They are called without waiting for Options.Ready.
+	Pure bool
 	// Fn does the work. A nil value stands for None.
 	Fn func(c *Call) (starlark.Value, error)
 }
@@ -182,6 +184,9 @@ func (b *Builtin) CallInternal(thread *starlark.Thread, args starlark.Tuple, kwa
 		return nil, err
 	}
 	in := Of(thread)
+	if !b.word.Pure {
+		in.ready()
+	}
 	if in.dry() && !b.word.TakesUnknown && unknownAmong(b.recv, args, kwargs) {
 		in.madeUnknown.Add(1)
 		return Unknown, nil

@@ -36,6 +36,7 @@ func (a *app) down(c *cobra.Command, labs []string, all bool) error {
 	}
 	_, signals := watchSignals(a.stderr, false) // which would leave a lab half down
 	defer signals.stop()
+	<-signals.ready
 	if all {
 		if labs, err = h.Labs(); err != nil {
 			return err

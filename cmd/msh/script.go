@@ -92,13 +92,13 @@ func (a *app) runScript(s script) error {
 		Words:  session.Words(),
 		Values: session.Values(),
 		Stdlib: stdlib.FS,
+		Ready:  signals.ready,
 	})
 	signals.undoing(func() string { return undoing(session) })
 	if !a.dry {
 		a.sweep(ctx, h)
 	}
 
-	<-signals.ready
 	err = s.run(ctx, in)
 	undo := context.WithoutCancel(ctx)
 	failed := err != nil

@@ -34,8 +34,8 @@ func signalName(sig syscall.Signal) string {
 type signals struct {
 	stderr io.Writer
 	stop   func()
-	// ready is closed once they are watched: that takes a thread and a moment, which need not be waited for before
-	// there is something to undo.
+	// ready is closed once they are watched: that takes three threads and a moment, which need not be waited for before
+	// something is done that has to be undone.
 	ready chan struct{}
 
 	mu    sync.Mutex
@@ -59,7 +59,8 @@ func watchSignals(stderr io.Writer, prompt bool) (context.Context, *signals) {
 			}
 		}
 	}()
-	s.stop = func() { <-s.ready; signal.Stop(ch); close(ch); cancel(nil) }
+	// The signals are not given back: each takes two changes of threads, and msh ends now.
+	s.stop = func() { cancel(nil) }
 	return ctx, s
 }
 
