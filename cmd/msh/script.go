@@ -70,6 +70,8 @@ func didYouMean(word string) string {
 // runScript runs a script, and whatever ends it, undoes what it made: deferred functions first, then its machines, the
 // last one first.
 func (a *app) runScript(s script) error {
+	ctx, signals := watchSignals(a.stderr, s.prompt) // which takes longest, and goes on by itself
+	defer signals.stop()
 	h, err := a.host()
 	if err != nil {
 		return err
@@ -77,8 +79,6 @@ func (a *app) runScript(s script) error {
 	if a.lab != "" {
 		s.lab = a.lab
 	}
-	ctx, signals := watchSignals(a.stderr, s.prompt)
-	defer signals.stop()
 	session, err := builtins.New(builtins.Options{Host: h, Lab: s.lab, Up: s.up, Dry: a.dry, Stdout: a.stdout})
 	if err != nil {
 		return err
