@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -127,7 +129,7 @@ type traces struct {
 	labs []string // the script's
 }
 
-// find lists them as text: control groups of the labs, mounts, network interfaces, processes of msh's.
+// find lists them as text: control groups of the labs, mounts, network interfaces, routes, rules, processes of msh's.
 func (h *traces) find() []string {
 	var all []string
 	for _, pattern := range []string{"/sys/fs/cgroup/msh.*", "/sys/fs/cgroup/*/msh.*"} {
@@ -141,12 +143,24 @@ func (h *traces) find() []string {
 	}
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(mounts)) {
-		f := strings.Fields(line)
-		all = append(all, "mount "+strings.Join(f[3:5], " "))
+		// The tests have state directories of their own.
+		if f := strings.Fields(line); !strings.HasPrefix(f[4], kernel.DefaultState+"/") {
+			all = append(all, "mount "+strings.Join(f[3:5], " "))
+		}
 	}
 	links, _ := os.ReadDir("/sys/class/net")
 	for _, l := range links {
 		all = append(all, "interface "+l.Name())
+	}
+	for _, list := range []string{"ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all", "nft list ruleset"} {
+		argv := strings.Fields(list)
+		out, err := exec.Command(argv[0], argv[1:]...).Output()
+		if errors.Is(err, exec.ErrNotFound) {
+			continue // in the VM, whose ip is busybox's
+		}
+		for line := range strings.Lines(string(out)) {
+			all = append(all, list+": "+strings.TrimSpace(line))
+		}
 	}
 	exes, _ := filepath.Glob("/proc/[0-9]*/exe")
 	for _, exe := range exes {
