@@ -111,10 +111,7 @@ func (l *Lab) segment(nets []string) []*VNet {
 // tell has the machines on v's segment know of a port that has been added; with
 // nil what they know is written anew.
 func (l *Lab) tell(v *VNet, added *port) error {
-	l.mu.Lock()
-	closing := l.closing
-	l.mu.Unlock()
-	if closing {
+	if l.ending() {
 		return nil
 	}
 	l.naming.Lock()
@@ -133,10 +130,7 @@ func (l *Lab) tell(v *VNet, added *port) error {
 // retell writes what all machines know anew: for a network or a cable that has
 // gone, and with it the way from one to another.
 func (l *Lab) retell() error {
-	l.mu.Lock()
-	closing := l.closing
-	l.mu.Unlock()
-	if closing {
+	if l.ending() {
 		return nil
 	}
 	return l.tellAll()

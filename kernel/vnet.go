@@ -389,8 +389,9 @@ func (v *VNet) keep() error {
 
 // Destroy ends it. Machines on it lose their interface to it. Twice is no error.
 func (v *VNet) Destroy(ctx context.Context) error {
+	ending := v.lab.ending()
 	for _, k := range v.lab.Links() {
-		if k.touches(v) {
+		if k.touches(v) && !ending {
 			if err := k.Destroy(ctx); err != nil {
 				return err
 			}
@@ -411,8 +412,11 @@ func (v *VNet) destroy(ctx context.Context) error {
 	if v.net != nil {
 		var errs []error
 		for _, p := range v.ports {
-			// Now, and not some time after the namespace has ended.
-			errs = append(errs, v.net.ns.Delete(p.index))
+			// Now, and not some time after the namespace has ended; when all ends,
+			// nobody is left to see it, and each waits for a grace period of RCU.
+			if !v.lab.ending() {
+				errs = append(errs, v.net.ns.Delete(p.index))
+			}
 		}
 		errs = append(errs, v.net.remove(ctx, v.lab.host))
 		if err := errors.Join(errs...); err != nil {
@@ -425,6 +429,13 @@ func (v *VNet) destroy(ctx context.Context) error {
 	v.ports, v.dead = nil, true
 	v.lab.dropVNet(v)
 	return nil
+}
+
+// ending tells whether the lab is being closed.
+func (l *Lab) ending() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closing
 }
 
 // endNets destroys the networks that lie in a machine, while it is there yet: they
