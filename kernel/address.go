@@ -291,5 +291,10 @@ func (v *VNet) next(i int) (netip.Prefix, error) {
 func (v *VNet) release(n *Netif) {
 	for _, a := range n.Addresses {
 		delete(v.taken, a.Addr())
+		for i, last := range v.cursor {
+			if last == a.Addr() {
+				v.cursor[i] = last.Prev() // what was never used is handed out next
+			}
+		}
 	}
 }

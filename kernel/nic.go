@@ -163,7 +163,10 @@ func (g *giver) holder(device string) string {
 }
 
 func explainNICParam(kind, param, device string, err error) error {
-	return fmt.Errorf("%s: %s: %q: %w", kind, param, device, err)
+	if param != "" {
+		kind += ": " + param
+	}
+	return fmt.Errorf("%s: %q: %w", kind, device, err)
 }
 
 // give moves an interface to a namespace that is pinned at path.
@@ -279,7 +282,7 @@ func (v *VNet) makeUplink(s *stepper, w *wiring) error {
 	}
 	defer g.ns.Close()
 	device := v.spec.Uplink
-	if err := g.mayGive("vnet", "uplink", device, v.spec.Force); err != nil {
+	if err := g.mayGive("uplink", "", device, v.spec.Force); err != nil {
 		return err
 	}
 	unlock, err := v.lab.host.book.Lock()

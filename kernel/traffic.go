@@ -93,6 +93,9 @@ func (v *VNet) Stats() ([]PortCounters, error) {
 			continue
 		}
 		c, err := v.net.ns.Counters(p.index)
+		if err != nil && !v.net.ns.Has(p.name()) {
+			continue // the machine has ended, or deleted its end
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -161,7 +164,7 @@ func (v *VNet) Capture(o netx.CaptureOptions) (*Capture, error) {
 func (l *Lab) capture(ns *netx.NS, link string, o netx.CaptureOptions) (*Capture, error) {
 	c, err := ns.Capture(link, o)
 	if err != nil {
-		return nil, explainShape(fmt.Errorf("capture: %w", err))
+		return nil, explainShape(err)
 	}
 	k := &Capture{c, l}
 	l.mu.Lock()

@@ -324,7 +324,7 @@ func (v *VNet) make(ctx context.Context) (err error) {
 			}
 			if v.spec.Uplink != "" {
 				if err := v.makeUplink(s, w); err != nil {
-					return fmt.Errorf("uplink: %w", err)
+					return err
 				}
 			}
 			if v.spec.VXLAN != nil {
