@@ -156,7 +156,7 @@ var statsWord = control(&interp.Word{
 	Name: "stats",
 	Doc: "Reads what the machine uses and has used. " +
 		"On cgroup v1 the kernel counts memory_peak, throttled_seconds and io only for a machine with memory(), cpu() and io(); else they are None, 0.0 and None, and memory is the sum of its processes' resident sets.",
-	Returns: "struct(cpu_seconds, memory, memory_peak, pids, throttled_seconds, io); memory in bytes, pids in tasks, io a struct(read_bytes, write_bytes) or None",
+	Returns: "struct(cpu_seconds, memory, memory_peak, pids, throttled_seconds, io, netifs); memory in bytes, pids in tasks, io a struct(read_bytes, write_bytes) or None, netifs a dict from a name to what Netif.stats returns",
 	Example: `m = machine_rfork(resources=[memory(max="64M")])
 m.run("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done")
 s = m.stats()
@@ -173,6 +173,16 @@ print(s.cpu_seconds > 0, s.memory_peak > 0, s.pids)`,
 	if err != nil {
 		return nil, err
 	}
+	counters, err := v.m.AllNetifStats()
+	if err != nil {
+		return nil, err
+	}
+	netifs := starlark.NewDict(len(counters))
+	for _, n := range v.m.Netifs() {
+		if c, ok := counters[n.Name]; ok {
+			netifs.SetKey(starlark.String(n.Name), starlarkstruct.FromStringDict(starlarkstruct.Default, counted(c)))
+		}
+	}
 	var io starlark.Value = starlark.None
 	if s.ReadBytes != nil && s.WriteBytes != nil {
 		io = starlarkstruct.FromStringDict(starlarkstruct.Default, starlark.StringDict{
@@ -185,6 +195,7 @@ print(s.cpu_seconds > 0, s.memory_peak > 0, s.pids)`,
 		"memory_peak":       count(s.MemoryPeak),
 		"pids":              starlark.MakeUint64(s.Pids),
 		"io":                io,
+		"netifs":            netifs,
 	}), nil
 })
 

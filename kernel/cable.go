@@ -234,6 +234,20 @@ func (m *Machine) UpNetif(ctx context.Context, name string, up bool) error {
 	return n.bring(ns, index)
 }
 
+// AllNetifStats counts what has gone through each of the machine's interfaces, by
+// name.
+func (m *Machine) AllNetifStats() (map[string]netx.Counters, error) {
+	all := map[string]netx.Counters{}
+	for _, n := range m.Netifs() {
+		c, err := m.NetifStats(n.Name)
+		if err != nil {
+			return nil, err
+		}
+		all[n.Name] = c
+	}
+	return all, nil
+}
+
 // NetifStats counts what has gone through an interface.
 func (m *Machine) NetifStats(name string) (netx.Counters, error) {
 	if _, err := m.Netif(name); err != nil {
