@@ -127,7 +127,7 @@ print(m.state)`,
 
 var setWord = control(&interp.Word{
 	Name: "set",
-	Doc:  "Changes a resource of the machine while it runs: cpu, memory, pids, io, rlimit, children, uname or sysctl. What the resource does not name stays as it was.",
+	Doc:  "Changes a resource of the machine while it runs: cpu, memory, pids, io, rlimit, children, uname, sysctl, netif (what its link does to the traffic) or routes. What the resource does not name stays as it was.",
 	Params: []interp.Param{
 		{Name: "resource", Type: "resource", Required: true, Pos: true, Doc: "what to change it to, as cpu(quota=20)"},
 	},

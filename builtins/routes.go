@@ -111,20 +111,22 @@ var routesWord = &interp.Word{
 		"A machine that shares its parent's gets a routing table there to itself, as with VRF: its sockets carry the table's number as a mark, rule 900 of the parent's (ip rule) has the mark look it up, and what no route of the table is for is unreachable. " +
 		"The parent's own addresses are reached as before; a parent that filters by reverse path (rp_filter=1) must be told that answers come another way (rp_filter=2). " +
 		"A machine inside may have routes that are part of these. To take the mark off, and with it all that is sent (EPERM), wants CAP_NET_ADMIN or CAP_NET_RAW over the parent's network, which uidspace() takes. " +
-		"Machine.set(routes([...])) puts others in their place.",
+		"Machine.set(routes([...])) puts others in their place, and back what the kernel has dropped because an interface was taken down.",
 	Params: []interp.Param{
 		{Name: "routes", Type: "list", Required: true, Pos: true, Doc: `of route(dst, via=, dev=, metric=, src=); an empty list leads nowhere`},
 		{Name: "table", Type: "int", Default: "None", Doc: "the number of the table: in a universe of its own instead of the main one, which is then left to the machine's own rules; in the parent's instead of the next free one"},
 	},
 	Returns: "a resource of kind routes, mode new",
 	Errors:  "an interface that is not there; a gateway in no network of an interface; two routes to one network of one metric; a table that is reserved or in use; a host without cgroup v2, in the parent's universe",
-	Example: `m = machine_rfork(resources=[netspace(), routes([route("10.9.0.0/16", dev="lo")])])
+	Example: `m = machine_rfork(resources=[netspace(), children(1), routes([route("10.9.0.0/16", dev="lo")])])
 print(m.run("ip route").stdout.strip())
-shared = machine_rfork(resources=[routes([])])
-try_it = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('192.0.2.1', 9))"
-print(shared.run(["python3", "-c", try_it], check=False).stderr.splitlines()[-1])`,
-	Output: "10.9.0.0/16 dev lo proto static scope link\nOSError: [Errno 113] No route to host\n",
-	Needs:  "root",
+inner = m.rfork(resources=[routes([route("10.9.8.0/24", dev="lo")])])
+print(m.run("ip rule | grep -o 'fwmark.*'").stdout.strip())
+for line in m.run("ip route show table 1828716544").stdout.splitlines():
+    print(line.strip())`,
+	Output: "10.9.0.0/16 dev lo proto static scope link\nfwmark 0x6d000000 lookup 1828716544\n" +
+		"unreachable default proto kernel metric 4294967295\n10.9.8.0/24 dev lo proto kernel scope link\n",
+	Needs: "root",
 	Fn: func(c *interp.Call) (starlark.Value, error) {
 		var list starlark.Value
 		table := optional{}

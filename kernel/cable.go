@@ -21,6 +21,9 @@ type Cable struct {
 // CableOptions are the names of the options, as in Named.
 var CableOptions = []string{"rate", "burst", "limit", "delay", "jitter", "distribution", "loss", "duplicate", "reorder", "corrupt"}
 
+// IsZero tells whether it does nothing, and nothing was named (encoding/json's omitzero).
+func (c Cable) IsZero() bool { return c.Out.IsZero() && c.In.IsZero() && len(c.Named) == 0 }
+
 // Validate checks both directions.
 func (c Cable) Validate() error {
 	for _, i := range []netx.Impair{c.Out, c.In} {

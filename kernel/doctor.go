@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -166,6 +167,7 @@ func (h *Host) trials() []trial {
 		{"overlay root", "root(…) with changes in memory", false, []Resource{&Root{Source: "/", Write: "overlay"}}},
 		{"shifted owners", `uidspace() with root("/"): idmapped mounts, and an overlay with user xattrs on tmpfs`, false,
 			[]Resource{&Uidspace{}, &Root{Source: "/", Write: "overlay"}, &Space{"pidspace"}}},
+		{"netaddr, routes", "socket programs of a control group", false, []Resource{&Netaddr{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}}},
 		{"memory reserve", "memory(reserve=…)", false, []Resource{&Memory{Reserve: &size}}},
 	}
 	if h.Cgroup.Unified {

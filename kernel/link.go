@@ -263,10 +263,14 @@ func (l *Lab) patchPanel(ctx context.Context) (*wiring, error) {
 // shape has the ports do to the traffic what the cable is to do: each to what
 // leaves through it. The caller holds k.mu, or has k to itself.
 func (k *Link) shape(c Cable) error {
-	if err := k.at[1].ShapeOut(k.port[1], c.Out); err != nil {
+	near, far := 0, 1
+	if k.ends[0].VNet != nil {
+		near, far = 1, 0 // between switches what leaves at an end goes to the other
+	}
+	if err := k.at[far].ShapeOut(k.port[far], c.Out); err != nil {
 		return explainShape(err)
 	}
-	return explainShape(k.at[0].ShapeOut(k.port[0], c.In))
+	return explainShape(k.at[near].ShapeOut(k.port[near], c.In))
 }
 
 // machineEnd is the index of the end that is a machine on a switch; -1 for none.

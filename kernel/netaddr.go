@@ -45,7 +45,7 @@ func (n *Netaddr) Validate() error {
 	for i, a := range n.Addresses {
 		switch {
 		case slices.Contains(n.Addresses[:i], a):
-			return bad("netaddr", "address", a.String()+" twice", "each address once")
+			return &ParamError{Kind: "netaddr", Param: "address", Got: a.String() + " twice", Want: "each once"}
 		case a.Is4In6():
 			return &ParamError{Kind: "netaddr", Param: "address", Got: fmt.Sprintf("%q", a), Want: "an IPv4 address as one", Mend: fmt.Sprintf("netaddr(%q)", a.Unmap())}
 		case a.IsLinkLocalUnicast() && a.Is6():

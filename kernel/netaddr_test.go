@@ -10,6 +10,16 @@ import (
 )
 
 func TestNetaddr(t *testing.T) {
+	needV1(t)
+	testNetaddr(t)
+}
+
+func TestNetaddrV2(t *testing.T) {
+	needV2(t)
+	testNetaddr(t)
+}
+
+func testNetaddr(t *testing.T) {
 	h := newHost(t)
 	needGroups(t, h)
 	own, other := uplink(t)
@@ -55,6 +65,16 @@ func TestNetaddr(t *testing.T) {
 }
 
 func TestNetaddrNested(t *testing.T) {
+	needV1(t)
+	testNetaddrNested(t)
+}
+
+func TestNetaddrNestedV2(t *testing.T) {
+	needV2(t)
+	testNetaddrNested(t)
+}
+
+func testNetaddrNested(t *testing.T) {
 	h := newHost(t)
 	needGroups(t, h)
 	uplink(t)

@@ -372,5 +372,8 @@ func (m *Machine) Address() string {
 			return n.Addresses[0].Addr().String()
 		}
 	}
+	if n, ok := m.spec.find("netaddr").(*Netaddr); ok {
+		return n.Addresses[0].String()
+	}
 	return ""
 }

@@ -174,6 +174,16 @@ func (p *Plan) Print(w io.Writer) error {
 	for _, n := range p.Nets {
 		fmt.Fprintf(&b, "  interface: %s\n", n.Words())
 	}
+	for _, r := range p.Spec.Resources {
+		switch r := r.(type) {
+		case *Netaddr:
+			fmt.Fprintf(&b, "  programs: sockets have no address but %s\n", addressWords(r.Addresses))
+		case *Routes:
+			for _, route := range r.Routes {
+				fmt.Fprintf(&b, "  route: %s\n", route)
+			}
+		}
+	}
 	for _, t := range p.Trees {
 		if !p.relayed() {
 			fmt.Fprintf(&b, "  open: %s\n", t.words())

@@ -36,12 +36,12 @@ func (v *VNet) plugIn(ns *netx.NS, n *Netif, index int, machine string) (p *port
 	if err != nil {
 		return nil, explainVeth(n, err)
 	}
+	n.Port = p.index
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, sw.Delete(p.index))
+			err = errors.Join(err, sw.Delete(n.Port))
 		}
 	}()
-	n.Port = p.index
 	if v.spec.Isolated {
 		if err := sw.Isolate(p.index); err != nil {
 			return nil, fmt.Errorf("isolate the port: %w", err)

@@ -246,8 +246,9 @@ func explainRoute(m *Machine, ns *netx.NS, r Route, err error) error {
 	has := false
 	for _, h := range held {
 		has = has || h.Prefix.Addr() == r.Src
-		if h.Prefix.Addr().Is6() == r.six() && !h.Prefix.Addr().IsLoopback() {
-			networks = append(networks, fmt.Sprintf("%s on %s", h.Prefix.Masked(), h.Device))
+		network := fmt.Sprintf("%s on %s", h.Prefix.Masked(), h.Device)
+		if a := h.Prefix.Addr(); a.Is6() == r.six() && !a.IsLoopback() && !(a.Is6() && a.IsLinkLocalUnicast()) && !slices.Contains(networks, network) {
+			networks = append(networks, network)
 		}
 	}
 	if networks == nil {

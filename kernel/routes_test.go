@@ -77,11 +77,30 @@ func TestRoutesShared(t *testing.T) {
 	want(t, "after a set that failed", changed, netState(t, own))
 	want(t, "its own", 2, len(m.Spec().find("routes").(*Routes).Routes))
 
+	// With an interface that is taken down the kernel drops routes: set puts them back.
+	inNS(t, own, "ip", "link", "set", "up1", "down")
+	want(t, "down", "EHOSTUNREACH", knockIn(t, m, binary, "udp4|connect 10.1.0.9:9"))
+	inNS(t, own, "ip", "link", "set", "up1", "up")
+	if err := m.Set(m.Spec().find("routes")); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "up again", "ok", knockIn(t, m, binary, "udp4|connect 10.1.0.9:9"))
+
 	destroy(t, m)
 	want(t, "afterwards", before, netState(t, own))
 }
 
 func TestRoutesNested(t *testing.T) {
+	needV1(t)
+	testRoutesNested(t)
+}
+
+func TestRoutesNestedV2(t *testing.T) {
+	needV2(t)
+	testRoutesNested(t)
+}
+
+func testRoutesNested(t *testing.T) {
 	h := newHost(t)
 	needGroups(t, h)
 	own, _ := uplink(t)
@@ -330,6 +349,16 @@ func TestRouteErrors(t *testing.T) {
 
 // With a fault at each step nothing is left, in the tests' network neither.
 func TestRoutesFaults(t *testing.T) {
+	needV1(t)
+	testRoutesFaults(t)
+}
+
+func TestRoutesFaultsV2(t *testing.T) {
+	needV2(t)
+	testRoutesFaults(t)
+}
+
+func testRoutesFaults(t *testing.T) {
 	h := newHost(t)
 	needGroups(t, h)
 	own, _ := uplink(t)
@@ -346,6 +375,16 @@ func TestRoutesFaults(t *testing.T) {
 
 // A killed msh's table is found and taken back by the next.
 func TestRoutesCrash(t *testing.T) {
+	needV1(t)
+	testRoutesCrash(t)
+}
+
+func TestRoutesCrashV2(t *testing.T) {
+	needV2(t)
+	testRoutesCrash(t)
+}
+
+func testRoutesCrash(t *testing.T) {
 	h := newHost(t)
 	needGroups(t, h)
 	own, _ := uplink(t)

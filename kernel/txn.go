@@ -205,6 +205,9 @@ func (t *Txn) bringUp(c *Child) (*Machine, error) {
 			}
 			return nil
 		})
+		if f := c.failure(); err != nil && f != nil {
+			err = t.explain(f) // it died meanwhile, and its namespaces with it
+		}
 		if err != nil {
 			return nil, err
 		}
