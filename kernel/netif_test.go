@@ -73,7 +73,7 @@ func TestNetifBad(t *testing.T) {
 	if err == nil {
 		t.Error("two interfaces of one name")
 	} else {
-		want(t, "error", "machine_rfork: resources: got netif(a) twice, want each name once", err.Error())
+		want(t, "error", "machine_rfork: resources: got netif(a) twice, want each once", err.Error())
 	}
 }
 
@@ -143,7 +143,7 @@ func TestNetifPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, "the vnet", "vnet lan, 10.0.0.0/24, fd00::/64, mtu 1500, nat", v.Plan())
-	rate := &Netif{VNet: "lan", Cable: Cable{Out: netx.Impair{Rate: 1e6}, In: netx.Impair{Loss: 5}, Named: []string{"rate", "loss"}}}
+	rate := &Netif{VNet: "lan", Bare: true, Cable: Cable{Out: netx.Impair{Rate: 1e6}, In: netx.Impair{Loss: 5}, Named: []string{"rate", "loss"}}}
 	p, err := l.Plan(l.Host(), &Spec{Name: "m", Resources: []Resource{&Netif{Device: "eth9", Exclusive: true}, on(v), rate, &Netif{Device: "eth8", Share: "macvlan"}}})
 	if err != nil {
 		t.Fatal(err)

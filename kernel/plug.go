@@ -47,8 +47,10 @@ func (v *VNet) plugIn(ns *netx.NS, n *Netif, index int, machine string) (p *port
 			return nil, fmt.Errorf("isolate the port: %w", err)
 		}
 	}
-	if err := v.shape(n); err != nil {
-		return nil, err
+	if !n.Cable.IsZero() {
+		if err := v.shape(n); err != nil {
+			return nil, err
+		}
 	}
 	if v.groups != nil {
 		if err := v.split(append(slices.Clone(v.ports), p)); err != nil {
@@ -232,7 +234,7 @@ func (v *VNet) detach(m *Machine) error {
 				return false
 			}
 		}
-		v.release(p.netif)
+		errs = append(errs, v.vacate(p))
 		if m.alive() == nil || m.state == "planned" {
 			errs = append(errs, m.lose(p.netif.Name))
 		}
@@ -311,7 +313,9 @@ func (v *VNet) unplug(m *Machine, n *Netif) error {
 			return err
 		}
 	}
-	v.release(v.ports[i].netif)
+	if err := v.vacate(v.ports[i]); err != nil {
+		return err
+	}
 	v.ports = slices.Delete(v.ports, i, i+1)
 	if m.state == "planned" || m.alive() == nil {
 		return m.lose(n.Name)

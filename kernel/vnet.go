@@ -460,10 +460,20 @@ func (v *VNet) leave(machine string) bool {
 		if p.machine != machine {
 			return false
 		}
-		v.release(p.netif)
+		v.vacate(p)
 		return true
 	})
 	return len(v.ports) < had
+}
+
+// vacate gives back what belongs to a port that is gone: addresses, and the detour
+// of what came in through it.
+func (v *VNet) vacate(p *port) error {
+	v.release(p.netif)
+	if v.net == nil || v.lab.ending() {
+		return nil
+	}
+	return v.net.ns.ShapeIn(p.index, netx.Impair{})
 }
 
 // clearNets undoes the networks of a lab whose owner has ended: all of them where

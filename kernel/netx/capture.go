@@ -45,7 +45,8 @@ type Capture struct {
 	snaplen int
 	buf     []byte
 
-	stopping atomic.Bool
+	stopping atomic.Bool // somebody has called Stop
+	cut      atomic.Bool // nothing more comes in
 	done     chan struct{}
 	stats    CaptureStats // the reader's until done is closed
 	err      error        // and this
@@ -54,7 +55,8 @@ type Capture struct {
 // Capture writes the packets that pass an interface to a pcap file, both ways,
 // promiscuously. With link "", it takes what comes in by any interface of the
 // namespace but o.Except: on a switch that is each frame once. It has begun when
-// this returns. While it is under way it keeps the namespace alive.
+// this returns. While it is under way it takes 16 MiB of the kernel's memory, and
+// keeps the namespace alive.
 //
 // The times are the kernel's, in nanoseconds. VLAN tags, which the kernel takes
 // out, are put back. Packets look as they do inside a host: those that it sends
@@ -190,12 +192,19 @@ func (c *Capture) Wait(ctx context.Context) error {
 }
 
 // Stop ends the capture, if it is not over, and waits for what has passed before to
-// be in the file: some 20 ms. It may be called again and answers the same.
+// be in the file: some 30 ms. It may be called again and answers the same.
 func (c *Capture) Stop() (CaptureStats, error) {
 	if c.stopping.CompareAndSwap(false, true) {
+		// What has been sent may still wait for the kernel's time to receive it
+		// (ksoftirqd, on a busy host).
+		select {
+		case <-c.done:
+		case <-time.After(retireAfter):
+		}
 		// Nothing new gets in; the reader takes what is there. A reader that is done
 		// has closed the socket.
 		c.control(func(fd int) error { return attachFilter(fd, filterNone) })
+		c.cut.Store(true)
 		c.sock.SetReadDeadline(time.Unix(1, 0))
 	}
 	<-c.done
@@ -245,28 +254,37 @@ func (c *Capture) run() {
 	}
 }
 
+// lookAfter is how often the reader looks whether its interface is still there:
+// the kernel does not wake it for one that is deleted while it is down.
+const lookAfter = 500 * time.Millisecond
+
 func (c *Capture) read() error {
 	for !c.full() {
+		c.sock.SetReadDeadline(time.Now().Add(lookAfter))
+		if c.cut.Load() { // before the deadline was set; else Stop's own wakes the reader
+			return c.drain()
+		}
 		var gone error
+		ready := false
 		err := c.raw.Read(func(fd uintptr) bool {
-			if c.ring.ready() {
-				return true
+			if ready = c.ring.ready(); !ready {
+				gone = lost(int(fd))
 			}
-			gone = lost(int(fd))
-			return gone != nil
+			return ready || gone != nil
 		})
-		stopped := errors.Is(err, os.ErrDeadlineExceeded)
-		switch {
-		case stopped || gone != nil:
-			if err := c.drain(); err != nil {
-				return err
-			}
-			return gone
-		case err != nil:
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = c.control(func(fd int) error { gone = lost(fd); return nil })
+		}
+		if err != nil {
 			return err
 		}
-		if err := c.take(); err != nil {
-			return err
+		if gone != nil {
+			return errors.Join(c.drain(), gone)
+		}
+		if ready {
+			if err := c.take(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -310,18 +328,14 @@ func (c *Capture) take() error {
 	return nil
 }
 
-// lost tells whether the socket's interface is gone for good. One that was merely
-// taken down (ENETDOWN as well) comes back.
+// lost tells whether the socket has failed, or its interface is gone for good. One
+// that was merely taken down (ENETDOWN) comes back.
 func lost(fd int) error {
 	errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil {
 		return err
 	}
-	switch unix.Errno(errno) {
-	case 0:
-		return nil
-	case unix.ENETDOWN:
-	default:
+	if errno != 0 && unix.Errno(errno) != unix.ENETDOWN {
 		return unix.Errno(errno)
 	}
 	at, err := unix.Getsockname(fd)

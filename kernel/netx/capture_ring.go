@@ -16,7 +16,8 @@ import (
 
 // The ring is memory that the kernel and the reader share (packet(7), PACKET_RX_RING
 // with TPACKET_V3): blocks, each full of packets of any length. The kernel hands a
-// block over when it is full, or has been begun for so long.
+// block over when it is full, or has been begun for so long. With a ring of this
+// size as little is dropped as by tcpdump -B 16384, and less than by its usual 2 MiB.
 const (
 	blockSize   = 1 << 20 // bytes, more than the longest packet: 512 KiB, with BIG TCP
 	blocks      = 16

@@ -164,8 +164,8 @@ func TestCapture(t *testing.T) {
 	if err := c.Wait(context.Background()); err != nil {
 		t.Error(err)
 	}
-	if out, err := exec.Command("tcpdump", "-nr", path).Output(); err != nil || bytes.Count(out, []byte("\n")) != 1000 {
-		t.Errorf("tcpdump: %v, read %d packets", err, bytes.Count(out, []byte("\n")))
+	if out, err := exec.Command("tcpdump", "--count", "-r", path).Output(); err != nil || string(out) != "1000 packets\n" {
+		t.Errorf("tcpdump: %v, %s", err, out)
 	}
 }
 
@@ -370,12 +370,20 @@ func TestCaptureInterfaceComesAndGoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Down at first, and between.
-	for i := range 3 {
+	size := func() int64 {
+		st, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Size()
+	}
+	// Down at first, and between. The cable is not there at once each time.
+	for range 3 {
 		if err := b.SetUp(6, true); err != nil {
 			t.Fatal(err)
 		}
-		send(frame(fmt.Sprint(i)))
+		before := size()
+		eventually(t, "a packet is in the file", func() bool { send(frame("x")); return size() > before })
 		if err := b.SetUp(6, false); err != nil {
 			t.Fatal(err)
 		}
@@ -390,14 +398,14 @@ func TestCaptureInterfaceComesAndGoes(t *testing.T) {
 	}
 	<-c.Done()
 	s, err := c.Stop()
-	if err == nil || !strings.Contains(err.Error(), "eth0: the interface has gone") || s.Packets != 3 {
-		t.Errorf("got %+v, %v, want 3 packets and an error", s, err)
+	if err == nil || !strings.Contains(err.Error(), "eth0: the interface has gone") || s.Packets < 3 {
+		t.Errorf("got %+v, %v, want at least 3 packets and an error", s, err)
 	}
 	if err := c.Wait(context.Background()); err == nil {
 		t.Error("Wait does not tell")
 	}
-	if _, all := readPcap(t, path); len(all) != 3 {
-		t.Errorf("got %d packets in the file, want 3", len(all))
+	if _, all := readPcap(t, path); uint64(len(all)) != s.Packets {
+		t.Errorf("got %d packets in the file, want %d", len(all), s.Packets)
 	}
 }
 
@@ -412,8 +420,17 @@ func TestCaptureFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.out.Close()
-	c.out = full // nothing has been sent: the reader does not look
+	defer full.Close()
+	out, err := c.out.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Control(func(fd uintptr) { err = unix.Dup3(int(full.Fd()), int(fd), unix.O_CLOEXEC) }); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	send(frame("x"))
 	<-c.Done()
 	if _, err := c.Stop(); !errors.Is(err, unix.ENOSPC) {

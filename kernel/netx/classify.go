@@ -27,7 +27,7 @@ const (
 
 // The filters' priorities, the smaller one first. They are their mark too.
 const (
-	prioLoss   = 0x6d73 + iota // drops some
+	prioLoss   = 0x6d73 + iota // loses some
 	prioDetour                 // the rest goes through the ifb
 	prioPatch                  // or out of the patch's other end
 )
@@ -35,16 +35,17 @@ const (
 // hooks is held from the look whether anybody needs the hooks to their end.
 var hooks sync.Mutex
 
-// hookLoss drops frames at a hook: chance of 2^32. It takes the place of an earlier
-// one in one step.
+// hookLoss loses frames at a hook: chance of 2^32. It takes the place of an earlier
+// one in one step. Who sends from the interface itself is not told: TC_ACT_SHOT would
+// be an error to him, and TCP would know at once.
 func (n *NS) hookLoss(link int, where uint32, chance uint64) error {
 	return n.hookProgram(link, where, prioLoss, "loss", asm.Instructions{
 		asm.FnGetPrandomU32.Call(),
 		asm.LoadImm(asm.R1, int64(chance), asm.DWord),
-		asm.JLT.Reg(asm.R0, asm.R1, "drop"),
+		asm.JLT.Reg(asm.R0, asm.R1, "lose"),
 		asm.Mov.Imm(asm.R0, -1), // TC_ACT_UNSPEC: on to the next filter
 		asm.Return(),
-		asm.Mov.Imm(asm.R0, 2).WithSymbol("drop"), // TC_ACT_SHOT
+		asm.Mov.Imm(asm.R0, 4).WithSymbol("lose"), // TC_ACT_STOLEN
 		asm.Return(),
 	})
 }
@@ -63,7 +64,7 @@ func (n *NS) hookPatch(link, to int) error {
 // hookProgram puts a program at a hook, or in the place of the one that is there.
 func (n *NS) hookProgram(link int, where uint32, prio uint16, name string, code asm.Instructions) error {
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.SchedCLS, Instructions: code})
-	if errors.Is(err, ebpf.ErrNotSupported) {
+	if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.ENOSYS) {
 		return &Missing{"BPF programs for traffic", bpfMend, err}
 	} else if err != nil {
 		return fmt.Errorf("load the BPF program: %w", err)
@@ -120,13 +121,14 @@ func (n *NS) hookDetour(link int) error {
 	return errors.Join(err, n.dropHooks(link))
 }
 
-// unhook takes a filter away. One that is not there is no error.
+// unhook takes a filter away. One that is not there is no error, nor is an interface
+// that is gone.
 func (n *NS) unhook(link int, where uint32, prio uint16) error {
 	hooks.Lock()
 	defer hooks.Unlock()
 	err := n.execute(filterRequest(unix.RTM_DELTFILTER, 0, link, where, 0, prio))
 	switch err {
-	case unix.EINVAL: // no hooks
+	case unix.EINVAL, unix.ENODEV: // no hooks
 		return nil
 	case nil, unix.ENOENT:
 		return n.dropHooks(link)

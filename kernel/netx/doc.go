@@ -6,5 +6,5 @@
 //	ns, err := netx.Make()                       // a namespace
 //	br, err := ns.AddBridge("switch", 1500)      // a switch in it
 //	err = ns.AddVeth(netx.Veth{…, Peer: other})  // a port, its other end made in place
-//	err = ns.Shape(port, netx.Impair{…})         // what leaves through it
+//	err = ns.ShapeOut(port, netx.Impair{…})      // what leaves through it
 package netx

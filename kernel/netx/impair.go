@@ -18,7 +18,7 @@ type Impair struct {
 	// checksum; 0 is no bound.
 	Rate uint64 `json:",omitempty"`
 	// Burst is how many bytes may go at once after a pause, beyond the rate; 0 is
-	// a frame and what the rate allows in 4 ms. It waits for a rate.
+	// a frame and what the rate allows in 8 ms. It waits for a rate.
 	Burst uint64 `json:",omitempty"`
 	// Limit is how many packets wait for their turn when there is a rate, or, when
 	// there is none, are under way at once; 0 is 1000 with a rate, without one as

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -57,26 +58,48 @@ func (n *NS) addUpper(lower string, to *NS, end End, kind, option string, parame
 			return fail(fmt.Errorf("it is a port of the bridge %s, which takes all that comes in: share %[1]s by bridge", master))
 		}
 	}
-	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
-	req.AddData(infomsg(0, false))
-	end.attrs(func(kind int, b []byte) *nl.RtAttr { a := nl.NewRtAttr(kind, b); req.AddData(a); return a })
-	req.AddData(nl.NewRtAttr(unix.IFLA_LINK, nl.Uint32Attr(uint32(a.Index))))
-	req.AddData(nl.NewRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(to.fd))))
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(kind))
-	parameters(info.AddRtAttr(nl.IFLA_INFO_DATA, nil))
-	req.AddData(info)
-	switch err := n.execute(req); {
+	create := func(end End) error {
+		req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+		req.AddData(infomsg(0, false))
+		end.attrs(func(kind int, b []byte) *nl.RtAttr { a := nl.NewRtAttr(kind, b); req.AddData(a); return a })
+		req.AddData(nl.NewRtAttr(unix.IFLA_LINK, nl.Uint32Attr(uint32(a.Index))))
+		req.AddData(nl.NewRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(to.fd))))
+		info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+		info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(kind))
+		parameters(info.AddRtAttr(nl.IFLA_INFO_DATA, nil))
+		req.AddData(info)
+		return n.execute(req)
+	}
+	name := end.Name
+	err = create(end)
+	if errors.Is(err, unix.EEXIST) && !to.Has(name) {
+		// Older kernels (6.1 for one) look in n whether the name is free, where it may
+		// well be lower's own: made under another, it is renamed in its place.
+		end.Name = "msh" + strings.ToLower(rand.Text()[:12])
+		err = create(end)
+	}
+	switch {
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return fail(&Missing{kind, "a kernel with " + option, err})
 	case errors.Is(err, unix.EBUSY):
 		return fail(errors.New("something else takes all that comes in by it: it is a port, or shared the other way (macvlan and ipvlan exclude each other)"))
 	case errors.Is(err, unix.EEXIST):
-		return fail(fmt.Errorf("there is an interface %s already", end.Name))
+		return fail(fmt.Errorf("there is an interface %s already", name))
 	case err != nil:
 		return fail(err)
 	}
-	return to.Index(end.Name)
+	index, err := to.Index(end.Name)
+	if err != nil || end.Name == name {
+		return index, err
+	}
+	h, err := to.Route()
+	if err == nil {
+		err = h.LinkSetName(byIndex(index), name)
+	}
+	if err != nil {
+		return fail(errors.Join(fmt.Errorf("name it %s: %w", name, err), to.Delete(index)))
+	}
+	return index, nil
 }
 
 // AddBridgePort gives the namespace to an interface called name that is on n's

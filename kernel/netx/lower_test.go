@@ -83,28 +83,21 @@ func shared(t *testing.T, add func(home *NS, lower string, to *NS, name string, 
 	}
 	dressed(t, home, 11, "10.0.0.1/24")
 	dressed(t, wire, 5, "10.0.0.9/24")
-	h, err := home.Route()
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, err := h.LinkByIndex(11)
-	if err != nil {
-		t.Fatal(err)
-	}
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 0xa}
 	for i, c := range []struct {
 		ns      *NS
+		name    string // the other one's is as lower's own
 		address string
 		mtu     int
-	}{{a, "10.0.0.2/24", 0}, {b, "10.0.0.3/24", 1300}} {
-		index, err := add(home, "eth1", c.ns, "eth0", mac, c.mtu)
+	}{{a, "eth0", "10.0.0.2/24", 0}, {b, "eth1", "10.0.0.3/24", 1300}} {
+		index, err := add(home, "eth1", c.ns, c.name, mac, c.mtu)
 		if err != nil {
 			t.Fatal(err)
 		}
 		mac = nil
-		l, err := c.ns.link("eth0")
+		l, err := c.ns.link(c.name)
 		if err != nil || l.Attrs().Index != index {
-			t.Fatalf("eth0: got %v, %v, want the number %d", l, err, index)
+			t.Fatalf("%s: got %v, %v, want the number %d", c.name, l, err, index)
 		}
 		if got, want := l.Attrs().MTU, []int{1400, 1300}[i]; got != want {
 			t.Errorf("MTU: got %d, want %d", got, want)
@@ -132,16 +125,9 @@ func shared(t *testing.T, add func(home *NS, lower string, to *NS, name string, 
 
 	a.Close()
 	b.Close()
-	eventually(t, "eth1 is as it was", func() bool {
-		l, err := h.LinkByIndex(11)
-		all, _ := h.LinkList()
-		return err == nil && l.Attrs().Promisc == before.Attrs().Promisc && len(all) == 2
-	})
-	// Free again: as long as there was another on it, it could not be a port.
+	// Free again: as long as there is another on it, it cannot be a port.
 	addBridge(t, home, "br0")
-	if err := home.Enslave(11, index(t, home, "br0")); err != nil {
-		t.Errorf("eth1 is still in use: %v", err)
-	}
+	eventually(t, "eth1 can be a port", func() bool { return home.Enslave(11, index(t, home, "br0")) == nil })
 	if _, err := add(home, "eth1", wire, "eth1", nil, 0); err == nil || !strings.Contains(err.Error(), "port of the bridge br0") {
 		t.Errorf("a port: got %v", err)
 	}

@@ -281,6 +281,7 @@ func TestNICHalfBack(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			home, machine := nicHome(t), makeNS(t)
 			furnish(t, home)
 			before := state(t, home)

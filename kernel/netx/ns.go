@@ -21,7 +21,7 @@ type NS struct {
 
 	mu    sync.Mutex
 	route *netlink.Handle
-	raw   *nl.NetlinkSocket // for messages that netlink has no words for
+	raw   *nl.SocketHandle // for messages that netlink has no words for
 }
 
 // Make makes a namespace. setup, if not nil, is called on the thread that stands
@@ -116,11 +116,10 @@ func (n *NS) execute(req *nl.NetlinkRequest) error {
 			n.mu.Unlock()
 			return fmt.Errorf("open routing netlink: %w", err)
 		}
-		n.raw = s
+		n.raw = &nl.SocketHandle{Socket: s}
 	}
-	s := n.raw
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: n.raw}
 	n.mu.Unlock()
-	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	return err
 }

@@ -70,39 +70,62 @@ func receive(t testing.TB, fd int, mac []byte) []byte {
 	}
 }
 
-// Every frame comes out as it went in, and only at the other end.
-func TestPatchIsTransparent(t *testing.T) {
-	panel, a, b := patched(t)
-	inside := []int{packets(t, a), packets(t, b)}
+// reserved are frames that a bridge keeps to itself, and plain ones that it passes.
+var reserved, plain = map[string][]byte{
+	"LLDP":          {1, 0x80, 0xc2, 0, 0, 0x0e, 2, 1, 2, 3, 4, 5, 0x88, 0xcc},
+	"spanning tree": {1, 0x80, 0xc2, 0, 0, 0, 2, 1, 2, 3, 4, 5, 0, 38, 0x42, 0x42, 3},
+	"pause":         {1, 0x80, 0xc2, 0, 0, 1, 2, 1, 2, 3, 4, 5, 0x88, 8, 0, 1, 0xff, 0xff},
+	"LACP":          {1, 0x80, 0xc2, 0, 0, 2, 2, 1, 2, 3, 4, 5, 0x88, 9, 1},
+}, map[string][]byte{
+	"VLAN":             {2, 9, 9, 9, 9, 9, 2, 1, 2, 3, 4, 5, 0x81, 0, 0x60, 5, 0x08, 0},
+	"VLAN in VLAN":     {2, 9, 9, 9, 9, 9, 2, 1, 2, 3, 4, 5, 0x88, 0xa8, 0, 7, 0x81, 0, 0x60, 5, 0x86, 0xdd},
+	"unknown protocol": {2, 9, 9, 9, 9, 9, 2, 1, 2, 3, 4, 5, 0x9a, 0xbc},
+	"broadcast":        {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 1, 2, 3, 4, 5, 0x9a, 0xbc},
+}
+
+// transparent checks that every frame from one of two hosts comes out at the other
+// as it went in, once, and does not come back.
+func transparent(t *testing.T, a, b *NS, all ...map[string][]byte) {
+	t.Helper()
+	ends := []int{packets(t, a), packets(t, b)}
 	stranger := []byte{2, 1, 2, 3, 4, 5}
-	for name, head := range map[string][]byte{
-		"LLDP":             {1, 0x80, 0xc2, 0, 0, 0x0e, 2, 1, 2, 3, 4, 5, 0x88, 0xcc},
-		"spanning tree":    {1, 0x80, 0xc2, 0, 0, 0, 2, 1, 2, 3, 4, 5, 0, 38, 0x42, 0x42, 3},
-		"pause":            {1, 0x80, 0xc2, 0, 0, 1, 2, 1, 2, 3, 4, 5, 0x88, 8, 0, 1, 0xff, 0xff},
-		"LACP":             {1, 0x80, 0xc2, 0, 0, 2, 2, 1, 2, 3, 4, 5, 0x88, 9, 1},
-		"VLAN":             {2, 9, 9, 9, 9, 9, 2, 1, 2, 3, 4, 5, 0x81, 0, 0x60, 5, 0x08, 0},
-		"VLAN in VLAN":     {2, 9, 9, 9, 9, 9, 2, 1, 2, 3, 4, 5, 0x88, 0xa8, 0, 7, 0x81, 0, 0x60, 5, 0x86, 0xdd},
-		"unknown protocol": {2, 9, 9, 9, 9, 9, 2, 1, 2, 3, 4, 5, 0x9a, 0xbc},
-		"broadcast":        {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 1, 2, 3, 4, 5, 0x9a, 0xbc},
-	} {
-		for from := range 2 {
-			frame := append(bytes.Clone(head), name...)
-			frame = append(frame, make([]byte, max(0, 60-len(frame)))...)
-			_, err := unix.Write(inside[from], frame)
-			noError(t, err)
-			if got := receive(t, inside[1-from], stranger); !bytes.Equal(got, frame) {
-				t.Errorf("%s from end %d: got % x, want % x", name, from, got, frame)
+	for _, heads := range all {
+		for name, head := range heads {
+			for from := range 2 {
+				frame := append(bytes.Clone(head), name...)
+				frame = append(frame, make([]byte, max(0, 60-len(frame)))...)
+				_, err := unix.Write(ends[from], frame)
+				noError(t, err)
+				if got := receive(t, ends[1-from], stranger); !bytes.Equal(got, frame) {
+					t.Errorf("%s from end %d: got % x, want % x", name, from, got, frame)
+				}
 			}
 		}
 	}
 	tv := unix.NsecToTimeval(int64(50 * time.Millisecond))
-	for _, fd := range inside {
+	for _, fd := range ends {
 		noError(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv))
 		if got := receive(t, fd, stranger); got != nil {
 			t.Errorf("came twice, or back: % x", got)
 		}
 	}
+}
+
+func TestPatchIsTransparent(t *testing.T) {
+	panel, a, b := patched(t)
+	transparent(t, a, b, reserved, plain)
 	wantShape(t, "port", panel, 11, "p1 bpf 6d75\np1 clsact ffff")
+	noError(t, errors.Join(panel.ShapeOut(11, Impair{Rate: 1e8}), panel.ShapeOut(12, Impair{Rate: 1e8, Loss: 1e-9})))
+	transparent(t, a, b, reserved, plain)
+}
+
+// The way through an ifb changes nothing in a frame.
+func TestShapeIsTransparent(t *testing.T) {
+	sw, a, b := switched(t)
+	for _, port := range []int{11, 12} {
+		noError(t, errors.Join(sw.ShapeIn(port, Impair{Rate: 1e8}), sw.ShapeOut(port, Impair{Rate: 1e8})))
+	}
+	transparent(t, a, b, plain)
 }
 
 func TestPatchPing(t *testing.T) {

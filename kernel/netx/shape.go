@@ -10,8 +10,10 @@ import (
 
 // ShapeOut has what leaves through an interface meet with i, whole: what was asked
 // before and is not in i ends. A change happens in place, without a packet lost,
-// except that taking all away drops what is still under way. An interface with a
-// queueing discipline of somebody else's is left alone and is an error.
+// except that taking all away, or the rate where there is no netem, drops what is
+// still under way. The frame that is next waits for as long as it was told, unless
+// another follows it. An interface with a queueing discipline of somebody else's is
+// left alone and is an error.
 //
 //	        with netem                        without
 //	frame ─> netem ─> tbf ─> pfifo ─> wire    bpf ─> tbf ─> pfifo ─> wire
@@ -35,7 +37,8 @@ func (n *NS) ShapeOut(link int, i Impair) error {
 // so all that comes in leaves through an ifb, an interface made for it, which puts
 // it back where it came in. Before that no one has seen it but who listens on the
 // interface with a packet socket; a bridge that it is a port of has not. The two
-// ends of a patch cannot do it; shape what leaves the other one.
+// ends of a patch cannot do it; shape what leaves the other one. The ifb outlives
+// the interface: ask for Impair{} when that is deleted, before or after.
 func (n *NS) ShapeIn(link int, i Impair) error {
 	s, err := n.shaping(link, i)
 	if err == nil {

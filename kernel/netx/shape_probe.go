@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 const netemMend = "a kernel with CONFIG_NET_SCH_NETEM (modprobe sch_netem; Debian's linux-image-amd64 and linux-image-cloud-amd64 have it)"
@@ -42,10 +44,14 @@ func ProbeShaping() Shaping {
 
 // tryNetem makes one.
 func (n *NS) tryNetem(dev int) error {
-	if err := n.execute(netemRequest(dev, Impair{})); err != nil {
+	switch err := n.execute(netemRequest(dev, Impair{})); err {
+	case nil:
+		return nil
+	case unix.ENOENT:
 		return &Missing{"netem, the network emulator", netemMend, err}
+	default:
+		return fmt.Errorf("try netem: %w", err)
 	}
-	return nil
 }
 
 var netem struct {
@@ -66,6 +72,10 @@ func haveNetem(needed bool) (bool, error) {
 		return false, fmt.Errorf("try netem: %w", err)
 	}
 	defer n.Close()
-	netem.known, netem.there = true, n.tryNetem(1) == nil
+	err = n.tryNetem(1)
+	if err != nil && !errors.As(err, new(*Missing)) {
+		return false, err
+	}
+	netem.known, netem.there = true, err == nil
 	return netem.there, nil
 }

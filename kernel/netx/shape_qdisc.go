@@ -40,8 +40,8 @@ func newBucket(i Impair, mtu int) bucket {
 	b := bucket{i.Rate / 8, i.Burst, i.Limit}
 	if b.burst == 0 {
 		// What the timer, or a processor that is busy, comes late is made up for
-		// out of the bucket, up to 4 ms; a smaller one would lose from the rate.
-		const late = 4 * time.Millisecond
+		// out of the bucket, up to 8 ms; a smaller one would lose from the rate.
+		const late = 8 * time.Millisecond
 		b.burst = min(frameSize(mtu)+b.rate/uint64(time.Second/late), maxBurst)
 	}
 	if b.limit == 0 {
@@ -106,11 +106,12 @@ func (n *NS) setLimit(dev int, parent uint32, b bucket) error {
 	return nil
 }
 
-// deleteQueue takes msh's disciplines off a device, and drops what they hold.
+// deleteQueue takes msh's disciplines off a device, and drops what they hold. A
+// device that is gone is no error.
 func (n *NS) deleteQueue(dev int) error {
 	err := n.execute(qdiscRequest(unix.RTM_DELQDISC, 0, dev, netlink.HANDLE_ROOT, rootHandle, ""))
 	// EINVAL: the root has another handle; ENOENT: there is none.
-	if err != nil && err != unix.EINVAL && err != unix.ENOENT {
+	if err != nil && err != unix.EINVAL && err != unix.ENOENT && err != unix.ENODEV {
 		return fmt.Errorf("delete the queueing discipline: %w", err)
 	}
 	return nil
