@@ -103,7 +103,11 @@ func (h *Host) takeNICBack(g givenNIC) error {
 	} else {
 		defer from.Close()
 	}
-	return explainNIC(g.NIC.Name, netx.TakeNICBack(g.NIC, from, home))
+	err = netx.TakeNICBack(g.NIC, from, home)
+	if errors.Is(err, netx.ErrGone) {
+		return nil // unplugged, or deleted from inside: nothing is left to give back
+	}
+	return explainNIC(g.NIC.Name, err)
 }
 
 func explainNIC(name string, err error) error {

@@ -4,8 +4,8 @@ import "encoding/binary"
 
 // The file format of pcap-savefile(5), little endian, with times in nanoseconds:
 // a header of 24 bytes, then a header of 16 bytes before each packet. It is written
-// by hand, as gopacket's pcapgo brings in gopacket/layers, whose init takes longer
-// than all of msh's others together.
+// by hand, as gopacket's pcapgo brings in gopacket/layers, whose init takes 0.13 ms
+// of every start of msh (GODEBUG=inittrace=1).
 
 const (
 	pcapMagic    = 0xa1b23c4d
