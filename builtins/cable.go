@@ -89,6 +89,10 @@ func setOption(i *netx.Impair, name string, v starlark.Value) error {
 	}
 	duration := func(dst *time.Duration) error {
 		var d interp.Duration
+		if n, ok := v.(starlark.Int); ok && n.Sign() == 0 {
+			*dst = 0 // which clears, as with the others
+			return nil
+		}
 		if err := d.Unpack(v); err != nil {
 			return err
 		}
