@@ -206,6 +206,36 @@ func count(n *uint64) starlark.Value {
 	return starlark.MakeUint64(*n)
 }
 
+var waitWord = control(&interp.Word{
+	Name: "wait",
+	Doc:  "Waits for the end of the machine's init. A machine whose init is a program is dead then.",
+	Params: []interp.Param{
+		{Name: "timeout", Type: "duration", Default: "None", Pos: true, Doc: "how long at most; for ever when left out"},
+	},
+	Returns: "the init's code: 128 and the signal's number where a signal ended it",
+	Errors:  "the time is up; the machine runs on",
+	Example: `m = machine_rfork(init=["sh", "-c", "exit 7"])
+print(m.wait(timeout="5s"), m.state)`,
+	Output: "7 dead\n",
+}, func(c *interp.Call, v *Machine) (starlark.Value, error) {
+	var timeout *interp.Duration
+	if err := c.Unpack(durationPtr(&timeout)); err != nil {
+		return nil, err
+	}
+	if v.planned() {
+		return v.would("wait for its end")
+	}
+	var limit time.Duration
+	if timeout != nil {
+		limit = time.Duration(*timeout)
+	}
+	code, err := v.m.Wait(c.Context(), limit)
+	if err != nil {
+		return nil, err
+	}
+	return starlark.MakeInt(code), nil
+})
+
 func waitParams(p interp.Param) []interp.Param {
 	return []interp.Param{p, {Name: "timeout", Type: "duration", Default: `"10s"`, Pos: true, Doc: "how long at most"}}
 }

@@ -133,7 +133,7 @@ func (s *Session) methodWords() []*interp.Word {
 		runWord, spawnWord, shellWord,
 		readFileWord, writeFileWord, copyInWord, copyOutWord,
 		freezeWord, thawWord, stopWord, killWord, destroyWord, setWord, statsWord,
-		waitPortWord, waitRunWord, waitFileWord,
+		waitWord, waitPortWord, waitRunWord, waitFileWord,
 		s.vnetWord("Machine.vnet"), machineNetifWord,
 		vnetAttachWord, vnetDetachWord, vnetPartitionWord, vnetHealWord, vnetCaptureWord, vnetStatsWord, vnetDestroyWord,
 		linkUpWord, linkDownWord, linkSetWord, linkStatsWord, linkDestroyWord,
@@ -165,7 +165,7 @@ func (s *Session) methodNames(prefix string) []string {
 // method makes a word that is a method of a machine. In a dry run fn must do
 // nothing: see planned and would.
 func method(w *interp.Word, fn func(c *interp.Call, v *Machine) (starlark.Value, error)) *interp.Word {
-	ends := w.Name == "stop" || w.Name == "kill" || w.Name == "destroy" // once more, which is no error
+	ends := w.Name == "stop" || w.Name == "kill" || w.Name == "destroy" || w.Name == "wait" // once more, which is no error
 	w.Name = "Machine." + w.Name
 	w.Needs = "root"
 	w.Fn = func(c *interp.Call) (starlark.Value, error) {

@@ -279,6 +279,39 @@ func merge(had, n Resource) Resource {
 	return n
 }
 
+// Wait waits for the end of the machine's init and returns its code: 128 and the
+// signal's number where a signal ended it. Timeout 0 is for ever.
+func (m *Machine) Wait(ctx context.Context, timeout time.Duration) (int, error) {
+	if m.isHost() {
+		return 0, NotHost("wait")
+	}
+	if m.takeInit == nil {
+		return 0, fmt.Errorf("wait for %s: another msh is its parent, and has its code", m.Name())
+	}
+	fd, err := m.handle()
+	if err == nil {
+		defer unix.Close(fd)
+		var cancel *canceller
+		if cancel, err = newCanceller(ctx); err != nil {
+			return 0, err
+		}
+		defer cancel.close()
+		var deadline time.Time
+		if timeout > 0 {
+			deadline = time.Now().Add(timeout)
+		}
+		_, err = cancel.await(ctx, deadline, fd)
+	}
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return 0, fmt.Errorf("wait for %s: still running after %v", m.Name(), timeout)
+	}
+	if err != nil && !errors.Is(err, ErrDead) { // destroyed: it was reaped then
+		return 0, err
+	}
+	m.takeInit()()
+	return m.exit.Code(), nil
+}
+
 // Stats reads the machine's counters.
 func (m *Machine) Stats() (*cgroup.Stats, error) {
 	if err := m.controllable("stats"); err != nil {

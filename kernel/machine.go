@@ -29,6 +29,7 @@ type Machine struct {
 	// takeInit takes it upon the caller to reap an init that is about to end; nil
 	// where it is not this process's child.
 	takeInit func() (reapInit func())
+	exit     status // of its init, once that is reaped
 
 	setting  sync.Mutex   // one Set at a time
 	starting sync.RWMutex // see hold
@@ -217,7 +218,7 @@ func (m *Machine) watchInit() error {
 	}
 	reaped := make(chan struct{})
 	reap := func() {
-		reapNow(fd)
+		m.exit, _, _ = reapNow(fd)
 		unix.Close(fd)
 		close(reaped)
 	}
