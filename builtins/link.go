@@ -215,7 +215,7 @@ k.down()
 k.up()
 print(a.run(["ping", "-c1", "-W2", "10.9.0.2"]).ok)`,
 	Output: "True\n",
-}, func(_ context.Context, k *kernel.Link) error { return k.SetUp(true) })
+}, func(ctx context.Context, k *kernel.Link) error { return k.SetUp(ctx, true) })
 
 var linkDownWord = linkSimple(&interp.Word{
 	Name: "down",
@@ -225,7 +225,7 @@ k = link(a, b, addresses=["10.9.0.1/30", "10.9.0.2/30"])
 k.down()
 print(a.run(["ping", "-c1", "-W1", "10.9.0.2"], check=False).ok)`,
 	Output: "False\n",
-}, func(_ context.Context, k *kernel.Link) error { return k.SetUp(false) })
+}, func(ctx context.Context, k *kernel.Link) error { return k.SetUp(ctx, false) })
 
 var linkDestroyWord = linkSimple(&interp.Word{
 	Name: "destroy",

@@ -234,7 +234,16 @@ func (m *Machine) UpNetif(ctx context.Context, name string, up bool) error {
 	if !up {
 		return ns.SetUp(index, false)
 	}
-	return n.bring(ns, index)
+	if err := n.bring(ns, index); err != nil {
+		return err
+	}
+	if err := ns.AwaitUp(ctx, index); err != nil {
+		return err
+	}
+	if v, err := m.vnetOf(n); err == nil && n.Link == "" { // its port is one of a bridge, which has to notice too
+		return v.net.ns.AwaitUp(ctx, n.Port)
+	}
+	return nil
 }
 
 // AllNetifStats counts what has gone through each of the machine's interfaces, by

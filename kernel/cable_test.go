@@ -40,7 +40,7 @@ func sent(t *testing.T, a, b *Machine, name, to string) uint64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	try(t, a, "ping", "-n", "-c10", "-i0.002", "-W0.01", to)
+	try(t, a, "ping", "-n", "-c10", "-l10", "-W0.01", to)
 	after, err := b.NetifStats(name)
 	if err != nil {
 		t.Fatal(err)
@@ -93,12 +93,17 @@ func TestCableDirections(t *testing.T) {
 			}
 		}
 		set(lossy(100, 0))
-		want(t, c.what+": out, all lost", uint64(0), sent(t, c.m, c.o, c.other, c.far))
+		// A multicast of the kernel's may be among what has come in.
+		if got := sent(t, c.m, c.o, c.other, c.far); got > 4 {
+			t.Errorf("%s: with all lost on the way out, %d of 10 went out", c.what, got)
+		}
 		if got := sent(t, c.o, c.m, c.dev, c.near); got < 10 {
 			t.Errorf("%s: with all lost on the way out, %d of 10 came in", c.what, got)
 		}
 		set(lossy(0, 100))
-		want(t, c.what+": in, all lost", uint64(0), sent(t, c.o, c.m, c.dev, c.near))
+		if got := sent(t, c.o, c.m, c.dev, c.near); got > 4 {
+			t.Errorf("%s: with all lost on the way in, %d of 10 came in", c.what, got)
+		}
 		if got := sent(t, c.m, c.o, c.other, c.far); got < 10 {
 			t.Errorf("%s: with all lost on the way in, %d of 10 went out", c.what, got)
 		}
@@ -115,23 +120,21 @@ func TestCableSetBad(t *testing.T) {
 	a := forkNamed(t, l, "a", &Netif{VNet: "lan", Cable: lossy(100, 0)})
 	b := forkNamed(t, l, "b", on(lan))
 	cannotReach(t, a, addressOf(t, b, "eth0"))
-	for what, c := range map[string]Cable{
-		"loss: got 200, want 0 to 100 percent":                                          lossy(0, 200),
-		"jitter: got 1ms, want a delay beside it, which it varies":                      {Out: netx.Impair{Jitter: time.Millisecond}, Named: []string{"jitter"}},
-		"netif: name: got \"eth5\", want one of a's: [eth0]":                            lossy(0, 0),
-		"set eth0 of a: delay: got -1ns, want a delay that is not negative":             {Out: netx.Impair{Delay: -1}, Named: []string{"delay"}},
-		"distribution: got \"flat\", want one of uniform, normal, pareto, paretonormal": {Out: netx.Impair{Delay: 5e6, Jitter: 1e6, Distribution: "flat"}, Named: []string{"delay", "jitter", "distribution"}},
+	for _, c := range []struct {
+		want, name string
+		cable      Cable
+	}{
+		{`netif: name: got "eth5", want one of a's: [eth0]`, "eth5", lossy(0, 0)},
+		{"loss: got 200, want a percentage, 0 to 100", "eth0", lossy(0, 200)},
+		{"jitter: got 1ms, want a delay beside it, which it varies", "eth0", Cable{Out: netx.Impair{Jitter: time.Millisecond}, Named: []string{"jitter"}}},
+		{"delay: got -1ns, want 0 to 4h0m0s", "eth0", Cable{Out: netx.Impair{Delay: -1}, Named: []string{"delay"}}},
+		{`distribution: got "flat", want one of uniform, normal, pareto, paretonormal`, "eth0", Cable{Out: netx.Impair{Delay: 5e6, Jitter: 1e6, Distribution: "flat"}, Named: []string{"delay", "jitter", "distribution"}}},
 	} {
-		name := "eth0"
-		if c.Out == (netx.Impair{}) && c.In == (netx.Impair{}) {
-			name = "eth5"
+		if err := a.SetNetif(c.name, c.cable); err == nil {
+			t.Errorf("%s: it was set", c.want)
+		} else {
+			want(t, "error", c.want, err.Error())
 		}
-		err := a.SetNetif(name, c)
-		if err == nil {
-			t.Errorf("%s: it was set", what)
-			continue
-		}
-		t.Log(err)
 	}
 	n, err := a.Netif("eth0")
 	if err != nil {

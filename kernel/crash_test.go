@@ -44,7 +44,46 @@ func maker(role string) {
 		return m
 	}
 	role, arg, _ := strings.Cut(role, ":")
+	vnet := func(parent *Machine, s *VNetSpec, subnets ...string) *VNet {
+		s.Subnets = prefixes(subnets...)
+		v, err := l.VNet(ctx, parent, s)
+		fail(err)
+		return v
+	}
+	killAt := func() {
+		k, err := strconv.Atoi(arg)
+		fail(err)
+		h.Fault = Fault{Parent: k, Kill: true}
+	}
 	switch role {
+	case "vnet": // killed at that step of a network with all it can have
+		killAt()
+		vnet(l.Host(), &VNetSpec{NAT: true, Uplink: "nic0", VXLAN: &VXLAN{ID: 9, Peers: peers("10.7.0.9")}}, "10.0.0.0/24", "fd00::/64")
+		fmt.Println("past the last step")
+	case "netifs": // of a machine that gets what another one has been given, and a port of its network
+		outer := make(l.Host(), &Spec{Resources: []Resource{inParent("nic0"), &Netif{Device: "nic1", Share: "macvlan"}, &Children{Max: 1}}})
+		lan := vnet(outer, &VNetSpec{NAT: true}, "10.0.0.0/24")
+		killAt()
+		make(outer, &Spec{Resources: []Resource{inParent("nic0"), on(lan), space("mountspace")}})
+		fmt.Println("past the last step")
+	case "uplink": // of a network that lies in the machine that has it
+		outer := make(l.Host(), &Spec{Resources: []Resource{inParent("nic0"), space("pidspace"), &Children{Max: 1}}})
+		killAt()
+		lan := vnet(outer, &VNetSpec{Uplink: "nic0"}, "10.0.0.0/24")
+		_, err := l.Link(ctx, LinkEnd{Machine: outer, Netif: &Netif{}}, LinkEnd{VNet: lan}, Cable{})
+		fail(err)
+		make(outer, &Spec{Resources: []Resource{on(lan)}})
+		fmt.Println("past the last step")
+	case "nets": // leaves what is kept, and what is not, on networks
+		world := vnet(l.Host(), &VNetSpec{Name: "world", NAT: true}, "10.5.0.0/24")
+		make(l.Host(), &Spec{Name: "kept", Keep: true, Resources: []Resource{on(world), space("mountspace")}})
+		make(l.Host(), &Spec{Name: "also", Keep: true, Resources: []Resource{on(world), space("mountspace")}})
+		lost := make(l.Host(), &Spec{Name: "lost", Resources: []Resource{on(world), inParent("nic0"), space("pidspace"), &Children{Max: 1}}})
+		lan := vnet(lost, &VNetSpec{Name: "lan", NAT: true, Uplink: "nic0"}, "10.5.0.0/24")
+		make(lost, &Spec{Name: "inside", Resources: []Resource{on(lan)}})
+		vnet(l.Host(), &VNetSpec{Name: "also-lost"})
+		fmt.Println("go")
+		select {}
 	case "inner", "alone": // killed at that step of msh's
 		outer := make(l.Host(), &Spec{Resources: []Resource{space("pidspace"), &Uidspace{Size: 200000}, &Children{Max: 2}}})
 		k, err := strconv.Atoi(arg)
@@ -355,4 +394,120 @@ func TestFindTwo(t *testing.T) {
 		t.Fatal("two of one name in a lab")
 	}
 	contains(t, err.Error(), "machine_rfork: name", `"web"`, "a machine has it")
+}
+
+// Killed while it makes networks, at each step: they are swept, the host's network
+// is as it was, and its interfaces are home again.
+func TestCrashNetworks(t *testing.T) {
+	h := newHost(t)
+	own := ownNet(t, nil)
+	keepsNetwork(t)
+	nicIn(t, own, "nic0")
+	inNS(t, own, "/bin/sh", "-ec", "ip link add nic1 type veth peer name nic2; ip link set nic1 up; ip link set nic2 up")
+	defer inNS(t, own, "ip", "link", "del", "nic1")
+	inNS(t, own, "nft", "add table inet mine; add chain inet mine forward { type filter hook forward priority 0; policy drop; }")
+	defer inNS(t, own, "nft", "delete table inet mine")
+	before := networkOf(t, own)
+	name := labName(t)
+	for role, least := range map[string]int{"vnet": 12, "netifs": 8, "uplink": 5} {
+		for k := 1; ; k++ {
+			cmd, line := startMaker(t, h, name, fmt.Sprintf("%s:%d", role, k))
+			cmd.Process.Kill()
+			cmd.Wait()
+			if len(leftOf(t, h)) == 0 {
+				t.Error("the crash has left nothing: that is no test")
+			}
+			what := fmt.Sprintf("%s, killed at step %d", role, k)
+			sweep(t, h, false)
+			want(t, what+": left after the sweep", "", strings.Join(leftOf(t, h), "\n"))
+			sameNetwork(t, what, own, before)
+			if t.Failed() {
+				t.FailNow()
+			}
+			if line != "" {
+				t.Logf("%s: %d steps", role, k-1)
+				if k <= least {
+					t.Errorf("%s: only %d steps", role, k-1)
+				}
+				break
+			}
+		}
+	}
+}
+
+// What is kept keeps its networks when its maker is killed; the rest is swept, and
+// whoever takes the lab's name up next cleans up as well.
+func TestCrashKeptNetworks(t *testing.T) {
+	h := newHost(t)
+	own := ownNet(t, nil)
+	keepsNetwork(t)
+	nicIn(t, own, "nic0")
+	before := networkOf(t, own)
+	name := labName(t)
+	crash := func() {
+		t.Helper()
+		cmd, _ := startMaker(t, h, name, "nets")
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	nets := func() string {
+		left, err := filepath.Glob(filepath.Join(h.State, name, netsDir, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(lastNames(left), " ")
+	}
+	crash()
+	want(t, "left", "also-lost lan world", nets())
+	sweep(t, h, false)
+	want(t, "after the sweep", "world", nets())
+	if !own.Has("nic0") {
+		t.Error("nic0 has not come back")
+	}
+	kept, err := h.Find("kept")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pings(t, kept, "10.5.0.1", "10.5.0.3", "10.7.0.1") // the gateway, the other one, the host
+	if err := kept.Kill(t.Context(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	kept.Close()
+	want(t, "swept with the dead", []string{name + "/kept"}, sweep(t, h, true))
+	want(t, "with one of two", "world", nets())
+	if _, err := h.Down(t.Context(), name, false); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "taken down", "", strings.Join(leftOf(t, h), "\n"))
+	sameNetwork(t, "the host's network", own, before)
+
+	// A dead machine of a crashed lab that was the last kept one.
+	crash()
+	for _, m := range []string{"kept", "also"} {
+		m, err := h.Find(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Kill(t.Context(), unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		m.Close()
+	}
+	sweep(t, h, true)
+	want(t, "all dead", "", strings.Join(leftOf(t, h), "\n"))
+	sameNetwork(t, "the host's network", own, before)
+
+	// And without a sweep: another lab of that name, once nothing of it is kept.
+	cmd, line := startMaker(t, h, name, "uplink:100")
+	cmd.Process.Kill()
+	cmd.Wait()
+	want(t, "said", "past the last step", line)
+	l := labOn(t, h, "")
+	v := makeVNet(t, l, l.Host(), &VNetSpec{Uplink: "nic0"}, "10.7.0.0/24") // of the same name, n1
+	want(t, "the lab's name", name, l.Name())
+	pings(t, forkNamed(t, l, "m", on(v, "10.7.0.5")), "10.7.0.9")
+	if err := l.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	sameNetwork(t, "the host's network", own, before)
 }

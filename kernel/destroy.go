@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -49,17 +47,7 @@ func (m *Machine) destroyInside(ctx context.Context) error {
 		}
 		c.close()
 	}
-	nets := filepath.Join(filepath.Dir(m.Dir()), netsDir)
-	entries, err := os.ReadDir(nets)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(append(errs, err)...)
-	}
-	for _, e := range entries {
-		if r, err := readNet(filepath.Join(nets, e.Name())); err == nil && r != nil && r.Parent == m.ID() {
-			errs = append(errs, m.host.undoMachine(ctx, filepath.Join(nets, e.Name())))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, m.host.undoNetsIn(ctx, m.labID, m.ID()))...)
 }
 
 // Destroy ends the machine and those inside it and takes back all it was given.

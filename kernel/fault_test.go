@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -135,4 +136,129 @@ func faults(t *testing.T, h *Host, l *Lab, parent *Machine, rs []Resource) {
 	}
 	t.Logf("%d steps of msh's, %d of the child's", n, len(steps))
 	want(t, "at last", "", cmp.Diff(before, hostState(t, h)))
+}
+
+// With a fault at each step of msh's, no network is made and nothing is left.
+func TestFaultsVNet(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		spec  VNetSpec
+		least int // steps
+	}{
+		{"plain", VNetSpec{}, 3},
+		{"everything", VNetSpec{NAT: true, Uplink: "nic0", VXLAN: &VXLAN{ID: 5, Peers: peers("10.7.0.9")}}, 12},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := netLab(t)
+			parent := forkNamed(t, l, "parent", space("netspace"), &Children{Max: 1})
+			nicIn(t, ownNet(t, parent), "nic0")
+			run(t, parent, "nft", "add table inet mine; add chain inet mine forward { type filter hook forward priority 0; policy drop; }")
+			c.spec.Name, c.spec.Subnets = "lan", prefixes("10.0.0.0/24", "fd00::/64")
+			netFaults(t, l, parent, c.least, func() (func() error, error) {
+				v, err := l.VNet(t.Context(), parent, &c.spec)
+				if err != nil {
+					return nil, err
+				}
+				return func() error { return v.Destroy(t.Context()) }, nil
+			})
+		})
+	}
+}
+
+// A cable between machines, of which only the patch panel has steps.
+func TestFaultsLink(t *testing.T) {
+	l := netLab(t)
+	a, b := forkNamed(t, l, "a", space("netspace"), space("mountspace")), forkNamed(t, l, "b", space("netspace"))
+	netFaults(t, l, a, 3, func() (func() error, error) {
+		k, err := l.Link(t.Context(), LinkEnd{Machine: a, Netif: cableEnd("10.0.0.1/30")}, LinkEnd{Machine: b, Netif: cableEnd("10.0.0.2/30")}, Cable{})
+		if err != nil {
+			want(t, "interfaces", 0, len(a.Netifs())+len(b.Netifs()))
+			return nil, err
+		}
+		return func() error {
+			err := k.Destroy(t.Context())
+			if w := l.patch; w != nil { // which else stays until the lab's end
+				l.patch = nil
+				err = errors.Join(err, w.remove(t.Context(), l.host))
+			}
+			return err
+		}, nil
+	})
+}
+
+// A machine with interfaces of every sort, in a machine.
+func TestFaultsNetifs(t *testing.T) {
+	l := netLab(t)
+	parent := forkNamed(t, l, "parent", space("netspace"), &Children{Max: 3})
+	nicIn(t, ownNet(t, parent), "nic0")
+	sh(t, parent, "ip link add nic1 type veth peer name nic2; ip link set nic1 up; ip link set nic2 up; ip link add br0 type bridge; ip link set br0 up; ip link add p0 type veth peer name q0; ip link set p0 up master br0; ip link set q0 up")
+	lan := makeVNet(t, l, parent, &VNetSpec{Name: "lan", NAT: true}, "10.0.0.0/16", "fd00::/64")
+	six := makeVNet(t, l, parent, &VNetSpec{Name: "six"}, "fd06::/64")
+	other := forkIn(t, l, parent, &Spec{Name: "other", Resources: []Resource{on(lan), space("mountspace")}})
+	know, taken := names(t, other), len(lan.taken)
+	netFaults(t, l, parent, 15, func() (func() error, error) {
+		m, err := l.Fork(t.Context(), parent, &Spec{Name: "m", Resources: []Resource{
+			on(lan), &Netif{VNet: "six", Cable: lossy(0, 10)}, inParent("nic0"), &Netif{Device: "nic1", Share: "macvlan", MTU: 1400}, &Netif{Device: "br0", Share: "bridge"},
+			space("mountspace"), space("pidspace"), &Netif{VNet: "lan", Bare: true},
+		}})
+		if err != nil {
+			want(t, "what a neighbour knows", know, names(t, other))
+			want(t, "addresses taken", taken, len(lan.taken))
+			want(t, "machines on it", []string{"other"}, lan.Machines())
+			return nil, err
+		}
+		return func() error { return m.Destroy(t.Context()) }, nil
+	})
+	eventually(t, "the ports have gone", func() bool { return len(devices(t, lan.net.ns)) == 3 && len(devices(t, six.net.ns)) == 1 })
+
+	// And the child's steps, of which the names of the network are some.
+	faults(t, l.host, l, parent, []Resource{on(lan), space("mountspace")})
+	want(t, "what a neighbour knows", know, names(t, other))
+}
+
+// netFaults has try fail at each of its steps, at least so many, and looks at what
+// it has left: on the host, and in the network of a machine's.
+func netFaults(t *testing.T, l *Lab, m *Machine, least int, try func() (undo func() error, err error)) {
+	t.Helper()
+	h := l.host
+	attempt := func(k int) error {
+		h.Fault = Fault{Parent: k}
+		undo, err := try()
+		h.Fault = Fault{}
+		if err == nil {
+			if err := undo(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return err
+	}
+	ns := ownNet(t, m)
+	network := networkOf(t, ns)
+	if err := attempt(0); err != nil { // that it can be made at all
+		needs(t, err)
+		t.Fatalf("%v%s", err, hintOf(err))
+	}
+	sameNetwork(t, "without a fault: the network of "+m.Name(), ns, network)
+	before := hostState(t, h)
+	k := 1
+	for ; ; k++ {
+		err := attempt(k)
+		if left := settled(t, h, before); left != "" {
+			t.Errorf("fault at step %d (%v): left (-before +after):\n%s", k, err, left)
+		}
+		sameNetwork(t, fmt.Sprintf("fault at step %d (%v): the network of %s", k, err, m.Name()), ns, network)
+		if t.Failed() {
+			t.FailNow()
+		}
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, errFault) {
+			t.Fatalf("step %d: %v", k, err)
+		}
+	}
+	if k <= least {
+		t.Errorf("only %d steps", k-1)
+	}
+	t.Logf("%d steps", k-1)
 }

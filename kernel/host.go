@@ -149,6 +149,9 @@ func (h *Host) clearLab(ctx context.Context, lab string, stays func(name string)
 	for _, name := range names {
 		stay, err := stays(name)
 		if err == nil && !stay {
+			err = h.undoNetsIn(ctx, lab, lab+"/"+name)
+		}
+		if err == nil && !stay {
 			err = h.undoMachine(ctx, filepath.Join(dir, name))
 		}
 		switch {

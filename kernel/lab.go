@@ -124,7 +124,11 @@ func (l *Lab) leftovers(ctx context.Context) (kept string, err error) {
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return "", fmt.Errorf("%s/%s, left by an earlier run: %w", l.name, name, err)
 		}
-		if err := l.host.undoMachine(ctx, filepath.Join(l.dir(), name)); err != nil {
+		err = l.host.undoNetsIn(ctx, l.name, l.name+"/"+name)
+		if err == nil {
+			err = l.host.undoMachine(ctx, filepath.Join(l.dir(), name))
+		}
+		if err != nil {
 			return "", fmt.Errorf("clean up %s/%s, left by an earlier run: %w", l.name, name, err)
 		}
 	}

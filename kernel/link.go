@@ -338,7 +338,7 @@ func (k *Link) Set(c Cable) error {
 
 // SetUp pulls the cable, or puts it back: both ends lose their carrier, and
 // nothing else.
-func (k *Link) SetUp(up bool) error {
+func (k *Link) SetUp(ctx context.Context, up bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := k.alive(); err != nil {
@@ -354,6 +354,36 @@ func (k *Link) SetUp(up bool) error {
 		return fmt.Errorf("link %s: %w", k.name, err)
 	}
 	k.down = !up
+	if up {
+		return k.awaitUp(ctx)
+	}
+	return nil
+}
+
+// awaitUp waits until what is at the two ends works over the cable again.
+func (k *Link) awaitUp(ctx context.Context) error {
+	for i, e := range k.ends {
+		if k.at[i] != nil {
+			if err := k.at[i].AwaitUp(ctx, k.port[i]); err != nil {
+				return err
+			}
+		}
+		if e.Machine == nil || e.Machine.alive() != nil || e.Machine.state == "planned" {
+			continue
+		}
+		ns, err := e.Machine.network()
+		if err != nil {
+			return err
+		}
+		index, err := ns.Index(e.Netif.Name)
+		if err == nil {
+			err = ns.AwaitUp(ctx, index)
+		}
+		ns.Close()
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

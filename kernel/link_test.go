@@ -49,7 +49,7 @@ func withSys() []Resource {
 
 func setUp(t *testing.T, k *Link, up bool) {
 	t.Helper()
-	if err := k.SetUp(up); err != nil {
+	if err := k.SetUp(t.Context(), up); err != nil {
 		t.Fatal(err)
 	}
 	want(t, "up", up, k.Up())
@@ -108,7 +108,7 @@ func TestLinkMachines(t *testing.T) {
 			t.Errorf("%s has its end yet", m.Name())
 		}
 	}
-	for what, err := range map[string]error{"up": k.SetUp(true), "set": k.Set(Cable{Named: []string{"loss"}}), "stats": func() error { _, err := k.Stats(); return err }()} {
+	for what, err := range map[string]error{"up": k.SetUp(t.Context(), true), "set": k.Set(Cable{Named: []string{"loss"}}), "stats": func() error { _, err := k.Stats(); return err }()} {
 		if err == nil {
 			t.Errorf("%s: the cable is gone", what)
 			continue
@@ -318,7 +318,7 @@ func TestLinkParallel(t *testing.T) {
 		if i%4 == 3 {
 			return k.Destroy(ctx)
 		}
-		return k.SetUp(i%4 == 0)
+		return k.SetUp(ctx, i%4 == 0)
 	})
 	want(t, "cables", 6, len(l.Links()))
 	want(t, "interfaces", 6, len(hub.Netifs()))

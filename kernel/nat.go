@@ -138,41 +138,53 @@ func (v *VNet) prepareLeg(s *stepper, w *wiring, home *netx.NS, g *leg) error {
 		return fmt.Errorf("%d vnets with nat are on this host: there are no addresses for more", g.Number)
 	}
 	g.Name = legName(g.Number)
-	claims = []ledger.Claim{{Kind: "leg", Name: strconv.Itoa(g.Number)}}
 	if g.Sysctls, err = h.forwarding(home, g.Home, v.spec.families()); err != nil {
 		return explainShape(err)
 	}
-	for _, c := range g.Sysctls {
-		claims = append(claims, g.forwardClaim(c))
+	number := ledger.Claim{Kind: "leg", Name: strconv.Itoa(g.Number), Owner: g.Owner}
+	if err := s.step("claim leg " + number.Name); err != nil {
+		return err
 	}
-	for _, c := range claims {
-		c.Owner = g.Owner
-		if err := s.step("claim " + c.Kind + " " + c.Name); err != nil {
-			return err
-		}
-		if err := w.ledger.Write("claim", c); err != nil {
-			return err
-		}
-		if _, err := h.book.Take(c); err != nil {
-			return err
-		}
+	if err := w.ledger.Write("claim", number); err != nil {
+		return err
+	}
+	if _, err := h.book.Take(number); err != nil {
+		return err
 	}
 	if err := s.step("write the leg down"); err != nil {
 		return err
 	}
-	return w.ledger.Write("leg", g)
+	if err := w.ledger.Write("leg", g); err != nil { // with what it claims below
+		return err
+	}
+	for _, c := range g.Sysctls {
+		if err := s.step("claim " + c.Path); err != nil {
+			return err
+		}
+		if _, err := h.book.Take(g.forwardClaim(c)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // forwarding lists what has to be set for a network to forward what comes back,
 // and what other vnets have set there already: the last one to end sets it back
 // to what the first one found. The caller has the book locked.
 func (h *Host) forwarding(ns *netx.NS, at home, families []int) ([]netx.Sysctl, error) {
+	legs, err := h.book.Claims("leg")
+	if err != nil {
+		return nil, err
+	}
 	var all []netx.Sysctl
 	for _, f := range families {
 		devices, err := ns.RoutedDevices(f)
 		if err != nil {
 			return nil, err
 		}
+		devices = slices.DeleteFunc(devices, func(dev string) bool { // each sees to its own
+			return slices.ContainsFunc(legs, func(c ledger.Claim) bool { return dev == "msh-nat"+c.Name })
+		})
 		list, err := ns.Forwarding(f, devices...)
 		if err != nil {
 			return nil, err
@@ -192,12 +204,25 @@ func (h *Host) forwarding(ns *netx.NS, at home, families []int) ([]netx.Sysctl, 
 			all = append(all, s)
 		}
 	}
+	slices.SortStableFunc(all, func(a, b netx.Sysctl) int { return forwardRank(a.Path) - forwardRank(b.Path) })
 	return all, nil
+}
+
+// forwardRank is the order to set them in, and to set them back in reverse: see
+// netx.NS.Forwarding.
+func forwardRank(path string) int {
+	switch {
+	case strings.HasSuffix(path, "/accept_ra"):
+		return 0
+	case strings.HasSuffix(path, "/all/forwarding"):
+		return 2
+	}
+	return 1
 }
 
 func (g *leg) forwardClaim(s netx.Sysctl) ledger.Claim {
 	note, _ := json.Marshal(s)
-	return ledger.Claim{Kind: "forward", Name: forwardPrefix(g.Home, s.Path) + strings.ReplaceAll(g.Owner, "/", ":"), Note: string(note)}
+	return ledger.Claim{Kind: "forward", Name: forwardPrefix(g.Home, s.Path) + strings.ReplaceAll(g.Owner, "/", ":"), Owner: g.Owner, Note: string(note)}
 }
 
 func forwardPrefix(at home, path string) string {
@@ -272,13 +297,16 @@ func (g *leg) table() string { return g.Name }
 // removeLeg takes back what the vnet has in its parent's network.
 func (h *Host) removeLeg(g leg) error {
 	home, err := h.universe(g.Home)
-	if home == nil || err != nil {
+	if err != nil {
 		return err
 	}
-	defer home.Close()
-	errs := []error{home.CloseForward(g.Mark), home.RemoveTable("inet", g.table())}
-	if index, err := home.Index(g.Name); err == nil {
-		errs = append(errs, home.Delete(index)) // not some time after the other end has gone
+	var errs []error
+	if home != nil {
+		defer home.Close()
+		errs = append(errs, home.CloseForward(g.Mark), home.RemoveTable("inet", g.table()))
+		if index, err := home.Index(g.Name); err == nil {
+			errs = append(errs, home.Delete(index)) // not some time after the other end has gone
+		}
 	}
 	unlock, err := h.book.Lock()
 	if err != nil {
@@ -294,11 +322,10 @@ func (h *Host) removeLeg(g leg) error {
 		}
 		// A claim that was never made, or is given back already, has nothing to set back.
 		held := slices.ContainsFunc(claims, func(c ledger.Claim) bool { return c.Name == mine.Name })
-		if held && !others {
+		if held && !others && home != nil {
 			errs = append(errs, home.ResetSysctls([]netx.Sysctl{s}))
 		}
 		// Now, under the lock, or two that end at once would each see the other's.
-		mine.Owner = g.Owner
 		errs = append(errs, h.book.Release(mine))
 	}
 	return errors.Join(errs...)

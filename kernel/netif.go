@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -264,11 +265,15 @@ func (t *Txn) childNet(c *Child) (*netx.NS, error) {
 // bring takes an interface that is in the machine's namespace up, and gives it
 // what it does not have yet of its addresses and default routes.
 func (n *Netif) bring(ns *netx.NS, index int) error {
-	if err := ns.SetUp(index, true); err != nil {
+	if err := n.insist(func() error { return ns.SetUp(index, true) }); err != nil {
+		if errors.Is(err, unix.EADDRINUSE) {
+			err = fmt.Errorf("another interface that shares %s has the MAC %s: %w", n.Device, n.HardwareAddr, err)
+		}
 		return fmt.Errorf("take %s up: %w", n.Name, err)
 	}
 	for _, a := range n.Addresses {
-		if err := ns.AddAddress(index, a.Prefix); err != nil && !errors.Is(err, unix.EEXIST) {
+		err := n.insist(func() error { return ns.AddAddress(index, a.Prefix) })
+		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("give %s the address %s: %w", n.Name, a, err)
 		}
 	}
@@ -278,6 +283,18 @@ func (n *Netif) bring(ns *netx.NS, index int) error {
 		}
 	}
 	return nil
+}
+
+// insist tries for a while what is refused because another interface on the same
+// one of the parent's has the MAC (macvlan) or the address (ipvlan): the kernel
+// takes the network of a machine that has ended apart in its own time.
+func (n *Netif) insist(f func() error) error {
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		err := f()
+		if n.Share == "" || !errors.Is(err, unix.EADDRINUSE) || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // network opens the machine's network namespace: its own, or that which it shares.

@@ -35,6 +35,12 @@ func (h *Host) undo(ctx context.Context, e ledger.Entry) error {
 			return err
 		}
 		return h.takeNICBack(g)
+	case vxlanOp:
+		var pin string
+		if err := json.Unmarshal(e.Arg, &pin); err != nil {
+			return err
+		}
+		return removeVXLAN(pin)
 	case "leg":
 		var g leg
 		if err := json.Unmarshal(e.Arg, &g); err != nil {

@@ -502,6 +502,26 @@ func (h *Host) clearNets(ctx context.Context, lab string, all bool) error {
 	return errors.Join(errs...)
 }
 
+// undoNetsIn undoes the networks that lie in a machine: before the machine itself,
+// as they may have something of its.
+func (h *Host) undoNetsIn(ctx context.Context, lab, machine string) error {
+	dir := filepath.Join(h.State, lab, netsDir)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		net := filepath.Join(dir, e.Name())
+		r, err := readNet(net)
+		if err == nil && r != nil && r.Parent == machine {
+			err = h.undoMachine(ctx, net)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 // readNet reads what a network's ledger tells of it; nil where it was never made.
 func readNet(dir string) (*netRecord, error) {
 	entries, err := ledger.Read(filepath.Join(dir, "ledger"))
@@ -542,12 +562,14 @@ func (l *Lab) abandon(s *Spec) {
 // it. Links end with the networks and machines at their ends.
 func (l *Lab) closeNets(ctx context.Context) error {
 	var errs []error
-	if slices.ContainsFunc(l.VNets(), func(v *VNet) bool { return v.spec.Keep }) {
+	kept := slices.ContainsFunc(l.Machines(), func(m *Machine) bool { return m.spec.Keep })
+	if kept && slices.ContainsFunc(l.VNets(), func(v *VNet) bool { return v.spec.Keep }) {
 		errs = append(errs, l.tellAll()) // whom of those they knew the kept machines still have
 	}
 	for _, v := range slices.Backward(l.VNets()) {
-		if v.spec.Keep && v.net != nil {
+		if kept && v.spec.Keep && v.net != nil {
 			v.net.close()
+			l.dropVNet(v)
 			continue
 		}
 		errs = append(errs, v.Destroy(ctx))
@@ -556,7 +578,7 @@ func (l *Lab) closeNets(ctx context.Context) error {
 	defer l.mu.Unlock()
 	if w := l.patch; w != nil {
 		l.patch = nil
-		if r, err := readNet(w.dir); err == nil && r != nil && r.Keep {
+		if r, err := readNet(w.dir); kept && err == nil && r != nil && r.Keep {
 			w.close()
 		} else {
 			errs = append(errs, err, w.remove(ctx, l.host))

@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 
 	"msh/kernel/netx"
 )
@@ -41,6 +42,22 @@ func (x *VXLAN) validate() error {
 	return nil
 }
 
+const vxlanOp = "vxlan"
+
+// removeVXLAN takes the port away from the namespace that is pinned there, and not
+// some time after that has ended: until then its id is not free.
+func removeVXLAN(pin string) error {
+	ns, err := netx.Open(pin)
+	if err != nil {
+		return nil // not pinned yet, or no more
+	}
+	defer ns.Close()
+	if index, err := ns.Index("vxlan"); err == nil {
+		return ns.Delete(index)
+	}
+	return nil
+}
+
 // makeVXLAN makes a port that leads to the other hosts. What it sends goes through
 // the parent's network, but no interface of it is to be seen there.
 func (v *VNet) makeVXLAN(s *stepper, w *wiring) error {
@@ -50,6 +67,12 @@ func (v *VNet) makeVXLAN(s *stepper, w *wiring) error {
 		return err
 	}
 	defer under.Close()
+	if err := s.step("write the VXLAN port down"); err != nil {
+		return err
+	}
+	if err := w.ledger.Write(vxlanOp, filepath.Join(w.dir, pinFile)); err != nil {
+		return err
+	}
 	if err := s.step("make the VXLAN port"); err != nil {
 		return err
 	}

@@ -1,8 +1,12 @@
 package netx
 
 import (
+	"context"
 	"fmt"
 	"net"
+	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 // Link is an interface as it is listed.
@@ -39,4 +43,30 @@ func (n *NS) Links() ([]Link, error) {
 		list = append(list, Link{a.Name, a.Index, l.Type(), a.HardwareAddr.String(), a.MTU, a.Flags&net.FlagUp != 0})
 	}
 	return list, nil
+}
+
+// AwaitUp waits until an interface is operational: the kernel tells those that use
+// it, a bridge or the routes, some time after its carrier is there, up to a second
+// (linkwatch in the kernel's net/core/link_watch.c).
+func (n *NS) AwaitUp(ctx context.Context, index int) error {
+	h, err := n.Route()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	for {
+		l, err := h.LinkByIndex(index)
+		if err != nil {
+			return fmt.Errorf("interface number %d: %w", index, err)
+		}
+		if a := l.Attrs(); a.OperState == netlink.OperUp || a.OperState == netlink.OperUnknown || a.Flags&net.FlagUp == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil // its other end is down: there is nothing to wait for
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
