@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // Lab is the machines that one script makes. It has no effect on the host until
@@ -28,6 +29,7 @@ type Lab struct {
 	vnets    []*VNet    // in the order they were made
 	links    []*Link
 	captures []*Capture // under way
+	ports    atomic.Int64
 	closing  bool
 
 	naming     sync.Mutex // taken before a vnet's mutex, and l.mu

@@ -130,7 +130,7 @@ func (k *Link) makeTrunk() (err error) {
 		return err
 	}
 	for i, e := range k.ends {
-		k.at[i], k.port[i] = e.VNet.net.ns, e.VNet.net.index()
+		k.at[i], k.port[i] = e.VNet.net.ns, k.lab.index()
 	}
 	near, far := k.ends[0].VNet, k.ends[1].VNet
 	err = near.net.ns.AddVeth(netx.Veth{
@@ -185,9 +185,7 @@ func (k *Link) makePatch(ctx context.Context) (err error) {
 			err = errors.Join(err, k.ends[i].Machine.lose(n.Name))
 		}
 	}()
-	k.lab.mu.Lock()
-	k.port = [2]int{w.index(), w.index()}
-	k.lab.mu.Unlock()
+	k.port = [2]int{k.lab.index(), k.lab.index()}
 	k.at = [2]*netx.NS{w.ns, w.ns}
 	for i, e := range k.ends {
 		if err := k.lab.settleOne(e.Machine, e.Netif, e.Machine.Netifs(), e.Machine.Name()); err != nil {

@@ -90,7 +90,7 @@ func (v *VNet) makeNAT(s *stepper, w *wiring) error {
 	if err := s.step("make the leg " + g.Name); err != nil {
 		return err
 	}
-	index := w.index()
+	index := v.lab.index()
 	err = w.ns.AddVeth(netx.Veth{End: netx.End{Name: legPort, Index: index}, Up: true, Far: netx.End{Name: g.Name}, FarNS: home})
 	if err != nil {
 		return fmt.Errorf("make the leg %s: %w", g.Name, err)

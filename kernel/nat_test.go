@@ -59,7 +59,7 @@ func TestNAT(t *testing.T) {
 		run(t, server, "ip", "route", "replace", "10.0.0.0/24", "via", "192.0.2.2") // had it a way in, the site would have none
 		cannotReach(t, server, "10.0.0.2")
 		want(t, "what forwards", "0", sh(t, site, "cat /proc/sys/net/ipv4/ip_forward"))
-		contains(t, strings.Join(networkOf(t, own), "\n"), "masquerade", "ipv4/conf/eth0/forwarding 1", " mine")
+		contains(t, strings.Join(networkOf(t, own), "\n"), "masquerade", "ipv4/conf/eth0/forwarding:1", " mine")
 
 		if err := nets[first].Destroy(t.Context()); err != nil {
 			t.Fatal(err)

@@ -306,6 +306,9 @@ func (m *Machine) network() (*netx.NS, error) {
 		return nil, err
 	}
 	ns, err := netx.Open(fmt.Sprintf("/proc/%d/ns/net", m.pid))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("machine %s: %w", m.Name(), ErrDead) // it is just ending
+	}
 	if err == nil {
 		err = m.alive() // or the number may be another's
 	}

@@ -27,7 +27,7 @@ func (v *VNet) plugIn(ns *netx.NS, n *Netif, index int, machine string) (p *port
 		return nil, err
 	}
 	sw := v.net.ns
-	p = &port{index: v.net.index(), machine: machine, netif: n}
+	p = &port{index: v.lab.index(), machine: machine, netif: n}
 	err = sw.AddVeth(netx.Veth{
 		End:    netx.End{Name: p.name(), Index: p.index, MTU: v.spec.MTU},
 		Master: netx.BridgeIndex, Up: true,
@@ -83,6 +83,10 @@ func (n *Netif) arrive(ns *netx.NS) (index int, err error) {
 		return index, err
 	}
 	return index, ns.Do(func() error {
+		// No duplicate can be: see Steps.newNetwork.
+		if err := netx.WriteSysctl("net/ipv6/conf/"+n.Name+"/accept_dad", "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 		for _, name := range []string{n.Name, "lo"} { // by which the machine reaches itself
 			err := netx.WriteSysctl("net/ipv6/conf/"+name+"/disable_ipv6", "0")
 			if errors.Is(err, os.ErrNotExist) {

@@ -89,19 +89,17 @@ func (p *Plan) write(state string) error {
 // listeners ask for it. IPv6 is off where nothing asks for it: on a large switch
 // it is most of the traffic.
 func (s *Steps) newNetwork() {
-	for _, c := range []struct {
-		set       bool
-		key, name string
-	}{{true, "net/mptcp/enabled", "MPTCP"}, {!s.Plan.IPv6, "net/ipv6/conf/all/disable_ipv6", "IPv6"}} {
-		if !c.set {
-			continue
-		}
-		value := "0"
-		if c.name == "IPv6" {
-			value = "1" // disabled
-		}
-		fd := s.Call("open "+c.key, stage0.SkipNext, unix.SYS_OPENAT, stage0.AtCwd, "/proc/sys/"+c.key, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-		s.Call("turn "+c.name+" off", stage0.MayFail, unix.SYS_WRITE, fd, value, len(value))
+	set := func(key, value, words string) {
+		fd := s.Call("open "+key, stage0.SkipNext, unix.SYS_OPENAT, stage0.AtCwd, "/proc/sys/"+key, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		s.Call(words, stage0.MayFail, unix.SYS_WRITE, fd, value, len(value))
+	}
+	set("net/mptcp/enabled", "0", "turn MPTCP off")
+	if s.Plan.IPv6 {
+		// Nobody waits for another to object to an address (RFC 4862, 5.4): msh
+		// hands each out once, as it does the MACs of link-local ones.
+		set("net/ipv6/conf/default/accept_dad", "0", "use IPv6 addresses at once")
+	} else {
+		set("net/ipv6/conf/all/disable_ipv6", "1", "turn IPv6 off")
 	}
 	fd := s.Call("open a socket", 0, unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	ifreq := make([]byte, 40) // struct ifreq: the name, then the flags

@@ -137,13 +137,12 @@ type wiring struct {
 	ns     *netx.NS
 	dir    string
 	ledger *ledger.Ledger
-	last   int // the index last given to an interface
 }
 
 const (
 	netsDir   = ".nets"
 	pinFile   = "ns"
-	firstPort = 10 // below it the loopback, the bridge, the leg
+	firstPort = 100 // below it the loopback, the bridge
 )
 
 // makeWiring makes the namespace by make, pins it, and has setup do the rest. When
@@ -159,7 +158,7 @@ func (l *Lab) makeWiring(s *stepper, name string, record any, make func() (*netx
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, explainState(err)
 	}
-	w := &wiring{dir: dir, last: firstPort - 1}
+	w := &wiring{dir: dir}
 	err := func() (err error) {
 		if w.ledger, err = ledger.Create(filepath.Join(dir, "ledger")); err != nil {
 			return err
@@ -219,9 +218,12 @@ func (w *wiring) close() {
 	}
 }
 
-// index is the next free one. A number is never used again: the end of a machine
-// takes its port away a moment later.
-func (w *wiring) index() int { w.last++; return w.last }
+// index is the next free one for an interface of any of the lab's networks. A
+// number is never used again: the end of a machine takes its port away a moment
+// later. No two ends of a cable have the same one, nor, since they begin high, one
+// in a machine: the kernel would take that for no cable, and tell of its carrier
+// only after a second or two (linkwatch_urgent_event in net/core/link_watch.c).
+func (l *Lab) index() int { return firstPort - 1 + int(l.ports.Add(1)) }
 
 // netRecord is what another process can read of a network.
 type netRecord struct {

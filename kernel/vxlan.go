@@ -76,7 +76,7 @@ func (v *VNet) makeVXLAN(s *stepper, w *wiring) error {
 	if err := s.step("make the VXLAN port"); err != nil {
 		return err
 	}
-	o := netx.VXLAN{ID: x.ID, Port: x.Port, Local: x.Local, Peers: x.Peers, MTU: v.spec.MTU, Index: w.index()}
+	o := netx.VXLAN{ID: x.ID, Port: x.Port, Local: x.Local, Peers: x.Peers, MTU: v.spec.MTU, Index: v.lab.index()}
 	if o.Port == 0 {
 		o.Port = 4789
 	}

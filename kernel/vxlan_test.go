@@ -30,7 +30,7 @@ func TestVXLANBad(t *testing.T) {
 	}
 }
 
-// One Ethernet on three hosts, each of which is a machine here.
+// One Ethernet on several hosts, each of which is a machine here.
 func TestVXLAN(t *testing.T) {
 	for _, c := range []struct {
 		family, subnet string
@@ -39,7 +39,7 @@ func TestVXLAN(t *testing.T) {
 	}{
 		{"IPv4", "192.0.2.0/24", peers("192.0.2.1", "192.0.2.2", "192.0.2.3"), false},
 		{"IPv6", "2001:db8::/64", peers("2001:db8::1", "2001:db8::2", "2001:db8::3"), false},
-		{"IPv6 with local", "2001:db8::/64", peers("2001:db8::1", "2001:db8::2", "2001:db8::3"), true},
+		{"IPv6 with local", "2001:db8::/64", peers("2001:db8::1", "2001:db8::2"), true},
 	} {
 		t.Run(c.family, func(t *testing.T) {
 			l := netLab(t)
@@ -65,15 +65,17 @@ func TestVXLAN(t *testing.T) {
 				m = append(m, forkIn(t, l, host, &Spec{Name: name, Resources: []Resource{on(v[i], address...)}}))
 			}
 			for _, m := range m {
-				pings(t, m, "10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1", "fd00::3")
+				for i := range c.hosts {
+					pings(t, m, "10.0.0."+string(rune('1'+i)), "fd00::"+string(rune('1'+i)))
+				}
 			}
 			run(t, m[0], "ping", "-n", "-c1", "-w5", "-Mdo", "-s1402", "10.0.0.2") // a whole frame
-			site := m[2].Parent()
 			if c.local {
-				destroy(t, site)
-				cannotReach(t, m[0], "10.0.0.3")
+				destroy(t, m[1].Parent())
+				cannotReach(t, m[0], "10.0.0.2")
 				return
 			}
+			site := m[2].Parent()
 			bad := refusedVNet(t, l, site, &VNetSpec{Name: "twice", VXLAN: &VXLAN{ID: 7, Peers: c.hosts[:1]}})
 			want(t, "error", "vnet twice: vxlan: id 7, port 4789: another VXLAN of this host has that id and port: file exists", bad)
 			if err := v[2].Destroy(t.Context()); err != nil {

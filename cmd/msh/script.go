@@ -147,5 +147,8 @@ func destroyKept(ctx context.Context, s *builtins.Session) error {
 	for i := range machines {
 		errs = append(errs, machines[len(machines)-1-i].Destroy(ctx))
 	}
+	for _, v := range s.Lab().VNets() {
+		errs = append(errs, v.Destroy(ctx))
+	}
 	return errors.Join(errs...)
 }
