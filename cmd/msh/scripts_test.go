@@ -87,7 +87,7 @@ func setup(env *testscript.Env) error {
 		return nil
 	}
 	t := env.T().(serial).T
-	h := &traces{msh: filepath.SplitList(env.Getenv("PATH"))[0], labs: []string{"msh", "doctor"}}
+	h := &traces{state: state, msh: filepath.SplitList(env.Getenv("PATH"))[0], labs: []string{"msh", "doctor"}}
 	scripts, _ := filepath.Glob(filepath.Join(env.WorkDir, "*.star"))
 	for _, s := range scripts {
 		h.labs = append(h.labs, labName(s))
@@ -125,8 +125,9 @@ func endLabs(state string) {
 
 // traces knows what a script could leave on the host, and that others may be at work there.
 type traces struct {
-	msh  string   // the directory of the msh under test
-	labs []string // the script's
+	msh   string   // the directory of the msh under test
+	state string   // the test's own state directory
+	labs  []string // the script's
 }
 
 // find lists them as text: control groups of the labs, mounts, network interfaces, routes, rules, processes of msh's.
@@ -143,8 +144,8 @@ func (h *traces) find() []string {
 	}
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(mounts)) {
-		// The tests have state directories of their own.
-		if f := strings.Fields(line); !strings.HasPrefix(f[4], kernel.DefaultState+"/") {
+		// Of pinned networks only the test's own count.
+		if f := strings.Fields(line); !strings.HasPrefix(f[3], "net:[") || strings.HasPrefix(f[4], h.state+"/") {
 			all = append(all, "mount "+strings.Join(f[3:5], " "))
 		}
 	}
