@@ -152,13 +152,15 @@ func (n *Netif) networks() string {
 	return strings.Join(all, " ")
 }
 
-// apart refuses two networks that overlap: the machine could not tell where to send.
+// apart refuses one network on two Ethernets: the machine could not tell where to
+// send. A smaller one in a larger one is what routes are for.
 func (n *Netif) apart(others []*Netif) error {
 	for _, o := range others {
 		for _, a := range n.Addresses {
 			for _, b := range o.Addresses {
-				if a.Overlaps(b.Prefix) && !a.IsSingleIP() && !b.IsSingleIP() {
-					return bad("netif", "address", a.String(), fmt.Sprintf("a network that does not overlap with %s of %s", b, o.Name))
+				if a.Masked() == b.Masked() && !a.IsSingleIP() && (n.VNet == "" || n.VNet != o.VNet) {
+					return &ParamError{Kind: "netif", Param: "address", Got: fmt.Sprintf("%q", a), Want: fmt.Sprintf("another network than %s of %s", b, o.Name),
+						Mend: "address=False, and `ip address add` in the machine, where it is meant"}
 				}
 			}
 		}
@@ -177,6 +179,11 @@ func (v *VNet) reserve(n *Netif, machine string) (err error) {
 		return fmt.Errorf("vnet %s: %d machines are on it: a bridge has no more ports", v.Name(), len(v.ports))
 	}
 	owner := machine + "'s " + n.Name
+	for _, p := range v.ports {
+		if p.netif.HardwareAddr != "" && p.netif.HardwareAddr == n.MAC {
+			return bad("netif", "mac", n.MAC, fmt.Sprintf("one that is free on vnet %s: %s's %s has it", v.Name(), p.machine, p.netif.Name))
+		}
+	}
 	given := n.Addresses
 	n.Addresses = nil
 	defer func() {

@@ -88,6 +88,9 @@ func explainShape(err error) error {
 
 // Netif finds an interface that msh has given the machine.
 func (m *Machine) Netif(name string) (*Netif, error) {
+	if m.State() == "dead" {
+		return nil, fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
+	}
 	all := m.Netifs()
 	var names []string
 	for _, n := range all {

@@ -373,8 +373,7 @@ func (k *Link) awaitUp(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		index, err := ns.Index(e.Netif.Name)
-		if err == nil {
+		if index, gone := ns.Index(e.Netif.Name); gone == nil { // else the machine has renamed it
 			err = ns.AwaitUp(ctx, index)
 		}
 		ns.Close()
@@ -428,19 +427,24 @@ func (k *Link) Destroy(ctx context.Context) error {
 	return nil
 }
 
-// leave is what the end of a machine does to the cable: the other end hangs loose.
+// leave is what the end of a machine does to the cable: a machine at its other end
+// has it hanging loose, without a carrier, until the cable is destroyed.
 func (k *Link) leave(m *Machine) {
 	for i, e := range k.ends {
 		if e.Machine != m {
 			continue
 		}
 		k.mu.Lock()
-		if other := k.at[1-i]; other != nil && !k.dead && k.machineEnd() < 0 {
-			other.SetUp(k.port[1-i], false) // that one may have ended as well
+		far := k.ends[1-i].Machine
+		loose := far != nil && far != m && !k.dead && far.alive() == nil
+		if loose && k.at[1-i] != nil {
+			k.at[1-i].SetUp(k.port[1-i], false)
 		}
-		k.dead = true
+		k.dead = k.dead || !loose
 		k.mu.Unlock()
-		k.lab.dropLink(k)
+		if !loose {
+			k.lab.dropLink(k)
+		}
 	}
 }
 

@@ -95,7 +95,7 @@ func (n *Netif) Validate() error {
 	case n.Device != "" && n.Exclusive && n.Share != "":
 		return bad("netif", "shared", n.Share, "one of exclusive and shared")
 	case n.Device != "" && !n.Exclusive && n.Share == "":
-		return &ParamError{Kind: "netif", Param: "what", Got: fmt.Sprintf("%q", n.Device), Want: "with an interface of the parent's also how it is taken",
+		return &ParamError{Kind: "netif", Param: "what", Got: fmt.Sprintf("%q", n.Device), Want: "how the parent's interface is taken: exclusive=True, or shared=",
 			Mend: fmt.Sprintf(`netif(%q, exclusive=True), or shared="macvlan"`, n.Device)}
 	case n.Share != "" && !slices.Contains(shares, n.Share):
 		return bad("netif", "shared", n.Share, "one of "+strings.Join(shares, " "))
@@ -367,9 +367,13 @@ func listNetifs(v *View) ([]Available, error) {
 	var list []Available
 	for _, l := range links {
 		a := Available{Name: l.Name, Available: true, Detail: l.String()}
-		if err := g.mayGive("netif", "what", l.Name, false); err != nil {
-			a.Available, a.Modes = false, []Mode{Shared}
-			a.Detail += ": " + err.Error()
+		switch err := g.mayGive("netif", "what", l.Name, false); {
+		case l.Name == "lo":
+			a.Available, a.Modes = false, []Mode{}
+			a.Detail += ": each network universe has a loopback of its own"
+		case err != nil:
+			a.Modes = []Mode{Shared}
+			a.Detail += "; exclusively not: " + err.Error()
 		}
 		list = append(list, a)
 	}

@@ -24,7 +24,7 @@ func TestNetifBad(t *testing.T) {
 		{`netif: what: got "", want an interface's name: no blanks, no / : or %`, &Netif{}},
 		{`netif: what: got "averylonginterface", want an interface's name, of at most 15 bytes; this has 18`, &Netif{Device: "averylonginterface", Exclusive: true}},
 		{`netif: what: got "lo", want another interface: each network universe has a loopback of its own`, &Netif{Device: "lo", Exclusive: true}},
-		{`netif: what: got "eth0", want with an interface of the parent's also how it is taken`, &Netif{Device: "eth0"}},
+		{`netif: what: got "eth0", want how the parent's interface is taken: exclusive=True, or shared=`, &Netif{Device: "eth0"}},
 		{`netif: exclusive: got "True", want an interface of the parent's: one on a vnet is the machine's alone`, &Netif{VNet: "lan", Exclusive: true}},
 		{`netif: shared: got "macvlan", want an interface of the parent's: a vnet is shared by plugging in`, &Netif{VNet: "lan", Share: "macvlan"}},
 		{`netif: shared: got "macvlan", want one of exclusive and shared`, &Netif{Device: "eth0", Exclusive: true, Share: "macvlan"}},

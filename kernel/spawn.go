@@ -112,7 +112,8 @@ func (p *Process) finish(ctx context.Context) error {
 		if !p.Alive() {
 			return nil
 		}
-		if err := p.Kill(sig); err != nil {
+		p.stop()
+		if err := p.killGroup(sig); err != nil {
 			return err
 		}
 		if _, err := p.Wait(ctx, patience); err == nil {
@@ -354,6 +355,25 @@ func (p *Process) Kill(sig unix.Signal) error {
 	}
 	if err := unix.PidfdSendSignal(p.running.pidfd, sig, nil, 0); err != nil && err != unix.ESRCH {
 		return fmt.Errorf("kill %s: %w", p.c.Argv[0], err)
+	}
+	return nil
+}
+
+// killGroup signals the process and what it has started, as far as that is in its
+// process group yet: it leads one (Machine.command).
+func (p *Process) killGroup(sig unix.Signal) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.running == nil {
+		return nil
+	}
+	const processGroup = 1 << 2 // PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9
+	err := unix.PidfdSendSignal(p.running.pidfd, sig, nil, processGroup)
+	if err == unix.EINVAL {
+		err = unix.Kill(-p.running.pid, sig)
+	}
+	if err != nil && err != unix.ESRCH {
+		return fmt.Errorf("kill the group of %s: %w", p.c.Argv[0], err)
 	}
 	return nil
 }

@@ -55,10 +55,10 @@ func (s *VNetSpec) Validate() error {
 	}
 	for i, p := range s.Subnets {
 		switch most := p.Addr().BitLen() - 1; {
-		case p != p.Masked():
-			return &ParamError{Kind: "vnet", Param: "subnet", Got: fmt.Sprintf("%q", p), Want: "a network, whose host bits are 0", Mend: fmt.Sprintf("subnet=%q", p.Masked())}
 		case p.Bits() == 0 || p.Bits() > most:
 			return bad("vnet", "subnet", p.String(), fmt.Sprintf("a prefix length of 1 to %d", most))
+		case p != p.Masked():
+			return &ParamError{Kind: "vnet", Param: "subnet", Got: fmt.Sprintf("%q", p), Want: "a network, whose host bits are 0", Mend: fmt.Sprintf("subnet=%q", p.Masked())}
 		case p.Addr().IsMulticast() || p.Addr().IsLoopback() || p.Addr().Is4In6():
 			return bad("vnet", "subnet", p.String(), "addresses that machines can have")
 		case p.Addr().Is6() && s.MTU != 0 && s.MTU < minMTU6:
