@@ -33,6 +33,7 @@ var arrows = []struct {
 	{"msh/interp", []string{"msh/interp", "msh/builtins", "msh/cmd/msh", "msh/bench"}},
 	{"msh/builtins", []string{"msh/builtins", "msh/cmd/msh", "msh/bench"}},
 	{"msh/kernel", []string{"msh/kernel", "msh/builtins", "msh/cmd/msh", "msh/bench"}},
+	{"github.com/klauspost/compress", []string{"msh/kernel"}}, // of checkpoints
 	{"msh/kernel/stage0", []string{"msh/kernel"}},
 	{"msh/kernel/ledger", []string{"msh/kernel"}},
 	{"msh/cmd", nil},
