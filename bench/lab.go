@@ -23,6 +23,10 @@ var mininetSource []byte
 // labPatience is how long a lab may take: Mininet's needs a minute or two.
 const labPatience = 10 * time.Minute
 
+// settling is how long it is quiet before a lab: the kernel takes a thousand
+// network namespaces apart for seconds after their lab has ended.
+const settling = 5 * time.Second
+
 // both measures two things at a time, for samplers that want one each: what a
 // run has shown of the other is kept until that is asked for.
 type both struct {
@@ -33,6 +37,7 @@ type both struct {
 func (p *both) sample(i int) func() (float64, error) {
 	return func() (float64, error) {
 		if len(p.left[i]) == 0 {
+			time.Sleep(settling)
 			v, err := p.run()
 			if err != nil {
 				return 0, err

@@ -72,7 +72,18 @@ func (l *linkArgs) cable(c *interp.Call) (kernel.Cable, error) {
 		}
 		cable.Named = append(cable.Named, name)
 	}
-	return cable, nil
+	if strings.HasSuffix(c.Word.Name, ".set") {
+		return cable, nil // beside what there is already it may make sense; see optionError
+	}
+	return cable, optionError(c, cable.Validate())
+}
+
+// optionError puts the word before the error of an option.
+func optionError(c *interp.Call, err error) error {
+	if e, ok := err.(*netx.OptionError); ok {
+		return fmt.Errorf("%s: %w", c.Word.Name, e)
+	}
+	return err
 }
 
 func setOption(i *netx.Impair, name string, v starlark.Value) error {

@@ -1,7 +1,10 @@
 package builtins
 
 import (
+	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 	"time"
 
 	"go.starlark.net/starlark"
@@ -43,12 +46,12 @@ func (p *Capture) Attr(name string) (starlark.Value, error) {
 	if w := p.s.method("Capture." + name); w != nil {
 		return w.Bind(p), nil
 	}
-	return nil, nil
+	return noAttr(p, name)
 }
 
 // AttrNames implements starlark.HasAttrs.
 func (p *Capture) AttrNames() []string {
-	return append([]string{"path"}, p.s.methodNames("Capture.")...)
+	return p.s.attrNames("Capture")
 }
 
 var captureParams = []interp.Param{
@@ -78,10 +81,26 @@ func capture(c *interp.Call, s *Session, what string, start func(netx.CaptureOpt
 	var err error
 	p.c, err = start(netx.CaptureOptions{Path: string(path), Filter: filter, Count: int(count)})
 	if err != nil {
-		return nil, err
+		return nil, captureError(err, what, filter)
 	}
 	return p, nil
 }
+
+// captureError names what was to be captured as scripts do, and has a hint for a filter in another language.
+func captureError(err error, what, filter string) error {
+	// All interfaces are those of a vnet's own namespace.
+	if inner := errors.Unwrap(err); inner != nil && err.Error() == "capture on all interfaces: "+inner.Error() {
+		err = fmt.Errorf("capture on %s: %w", what, inner)
+	}
+	// Where tcpdump is not there, nobody has read the filter.
+	if displayFilter.MatchString(filter) && !strings.Contains(err.Error(), "install the package tcpdump") {
+		return interp.WithHint(err, "these are words of Wireshark's display filters; wanted are those of pcap-filter(7): `host 10.0.0.1`, `tcp port 80`")
+	}
+	return err
+}
+
+// displayFilter matches what has the look of Wireshark's display filters: tcp.port == 80 || ip.addr == 10.0.0.1.
+var displayFilter = regexp.MustCompile(`==|!=|\|\||&&|\b[a-z][a-z0-9]*\.[a-z_]+\b|\b(contains|matches)\b`)
 
 var netifCaptureWord = netifMethod(&interp.Word{
 	Name:    "capture",
@@ -131,9 +150,9 @@ a, b = [machine_rfork(name=n, resources=[netif(lan)]) for n in "ab".elems()]
 
 var captureStopWord = captureMethod(&interp.Word{
 	Name:    "stop",
-	Doc:     "Ends the capture; the file is whole then. Stopping it twice is no error.",
+	Doc:     "Ends the capture; the file is whole then. Stopping it twice is no error, nor is it where the machine or the network has ended, and the capture with it.",
 	Returns: "struct(packets, dropped): how many are in the file, and how many the kernel had no room for",
-	Errors:  "the file could not be written; the interface has gone",
+	Errors:  "the file could not be written; the interface has been taken from a machine that goes on",
 	Example: captureExample + `p = lan.capture("/tmp/msh-example.pcap", filter="icmp")
 a.run(["ping", "-c1", b.address])
 print(p.stop())

@@ -176,12 +176,12 @@ func (l *Link) Attr(name string) (starlark.Value, error) {
 	if w := l.s.method("Link." + name); w != nil {
 		return w.Bind(l), nil
 	}
-	return nil, nil
+	return noAttr(l, name)
 }
 
 // AttrNames implements starlark.HasAttrs.
 func (l *Link) AttrNames() []string {
-	return append([]string{"ends", "name", "netifs"}, l.s.methodNames("Link.")...)
+	return l.s.attrNames("Link")
 }
 
 // linkMethod makes a word that is a method of a cable.
@@ -199,10 +199,13 @@ func linkSimple(w *interp.Word, do func(context.Context, *kernel.Link) error) *i
 		if err := c.Unpack(); err != nil {
 			return nil, err
 		}
+		if err := do(c.Context(), l.k); err != nil {
+			return nil, err
+		}
 		if l.s.dry {
 			fmt.Fprintf(l.s.out, "link %s: %s\n", l.k.Name(), name)
 		}
-		return nil, do(c.Context(), l.k)
+		return nil, nil
 	})
 }
 
@@ -259,10 +262,13 @@ print(k.set(loss=0))`,
 	if err != nil {
 		return nil, err
 	}
+	if err := l.k.Set(cable); err != nil {
+		return nil, optionError(c, err)
+	}
 	if l.s.dry {
 		fmt.Fprintf(l.s.out, "link %s: set %s\n", l.k.Name(), strings.Join(cable.Named, ", "))
 	}
-	return nil, l.k.Set(cable)
+	return nil, nil
 })
 
 var linkStatsWord = linkMethod(&interp.Word{

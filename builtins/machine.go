@@ -42,7 +42,7 @@ func (v *Machine) Truth() starlark.Bool { return true }
 // Hash implements starlark.Value.
 func (v *Machine) Hash() (uint32, error) { return starlark.String(v.m.Name()).Hash() }
 
-// machineAttrs are the attributes, each a function of the machine.
+// machineAttrs are the attributes, each a function of the machine; what they are is in types.
 var machineAttrs = map[string]func(*Machine) starlark.Value{
 	"name":   func(v *Machine) starlark.Value { return starlark.String(v.m.Name()) },
 	"parent": (*Machine).parent,
@@ -112,18 +112,12 @@ func (v *Machine) Attr(name string) (starlark.Value, error) {
 	if w := v.s.method("Machine." + name); w != nil {
 		return w.Bind(v), nil
 	}
-	return nil, nil
+	return noAttr(v, name)
 }
 
 // AttrNames implements starlark.HasAttrs.
 func (v *Machine) AttrNames() []string {
-	var names []string
-	for n := range machineAttrs {
-		names = append(names, n)
-	}
-	names = append(names, v.s.methodNames("Machine.")...)
-	slices.Sort(names)
-	return names
+	return v.s.attrNames("Machine")
 }
 
 // methodWords lists the words that are methods of values.
@@ -229,8 +223,8 @@ func (l *Lab) Attr(name string) (starlark.Value, error) {
 		}
 		return starlark.NewList(list), nil
 	}
-	return nil, nil
+	return noAttr(l, name)
 }
 
 // AttrNames implements starlark.HasAttrs.
-func (l *Lab) AttrNames() []string { return []string{"links", "machines", "name", "vnets"} }
+func (l *Lab) AttrNames() []string { return l.s.attrNames("Lab") }

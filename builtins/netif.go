@@ -193,7 +193,7 @@ func (n *Netif) Attr(name string) (starlark.Value, error) {
 	if w := n.v.s.method("Netif." + name); w != nil {
 		return w.Bind(n), nil
 	}
-	return nil, nil
+	return noAttr(n, name)
 }
 
 func (n *Netif) attr(name string, k *kernel.Netif) starlark.Value {
@@ -228,7 +228,7 @@ func (n *Netif) attr(name string, k *kernel.Netif) starlark.Value {
 
 // AttrNames implements starlark.HasAttrs.
 func (n *Netif) AttrNames() []string {
-	return append([]string{"address", "addresses", "mac", "machine", "mtu", "name", "vnet"}, n.v.s.methodNames("Netif.")...)
+	return n.v.s.attrNames("Netif")
 }
 
 var machineNetifWord = method(&interp.Word{
@@ -269,11 +269,13 @@ func upDown(up bool, word, doc, example, output string) *interp.Word {
 			if err := c.Unpack(); err != nil {
 				return nil, err
 			}
+			if err := n.v.m.UpNetif(c.Context(), n.name, up); err != nil {
+				return nil, err
+			}
 			if n.v.planned() {
 				n.v.would("%s %s", n.name, word)
-				return nil, nil
 			}
-			return nil, n.v.m.UpNetif(c.Context(), n.name, up)
+			return nil, nil
 		})
 }
 
@@ -312,10 +314,13 @@ m.netif("eth0").set(rate=("1mbit", "20mbit"), loss=0)`,
 	if err != nil {
 		return nil, err
 	}
+	if err := n.v.m.SetNetif(n.name, cable); err != nil {
+		return nil, optionError(c, err)
+	}
 	if n.v.planned() {
 		n.v.would("%s set %s", n.name, strings.Join(cable.Named, ", "))
 	}
-	return nil, n.v.m.SetNetif(n.name, cable)
+	return nil, nil
 })
 
 var netifStatsWord = netifMethod(&interp.Word{

@@ -25,11 +25,11 @@ var spawnWord = method(&interp.Word{
 	Doc: "Starts a program in the machine and goes on. It returns once the program has been executed; what it writes goes to a log. " +
 		"It ends with the machine; one of host's ends with the script, but should msh be killed, nobody ends that.",
 	Params: commandParams(
-		interp.Param{Name: "log", Type: "string", Default: "None", Doc: "a file of the host's to append to; one of msh's, gone with the machine, when left out"},
+		interp.Param{Name: "log", Type: "string", Default: "None", Doc: "a file of the host's to append to; one of msh's, gone with the machine, when left out, which for a program of host's it may not be"},
 		interp.Param{Name: "restart", Type: "string", Default: `"no"`, Doc: `when it is started again: "no", "on-failure" (a code other than 0) or "always"; pauses grow from 100 ms to 10 s`},
 	),
 	Returns: "a Process: pid, alive, code (None while it runs), wait(), kill(), log()",
-	Errors:  "a program that is not there or cannot be executed",
+	Errors:  "a program that is not there or cannot be executed; one of host's without a log",
 	Example: `m = machine_rfork()
 p = m.spawn("echo ready; sleep 60")
 expect.eventually(lambda: "ready" in p.log())
@@ -46,6 +46,9 @@ print(p.wait(), p.alive)`,
 	// In a dry run too.
 	if err := errors.Join(k.kernel().Validate(), kernel.Restart(restart).Validate()); err != nil {
 		return nil, err
+	}
+	if v == v.s.host && log == "" {
+		return nil, interp.WithHint(errors.New("spawn: log: got None, want a file for what a process of the host writes"), `log="/tmp/NAME.log"`)
 	}
 	if v.planned() {
 		return v.would("spawn %s", k.text())
@@ -89,12 +92,12 @@ func (p *Process) Attr(name string) (starlark.Value, error) {
 	if w := p.v.s.method("Process." + name); w != nil {
 		return w.Bind(p), nil
 	}
-	return nil, nil
+	return noAttr(p, name)
 }
 
 // AttrNames implements starlark.HasAttrs.
 func (p *Process) AttrNames() []string {
-	return append([]string{"alive", "code", "pid"}, p.v.s.methodNames("Process.")...)
+	return p.v.s.attrNames("Process")
 }
 
 var processWaitWord = &interp.Word{

@@ -135,7 +135,11 @@ for line in m.run("ip route show table 1828716544").stdout.splitlines():
 		}
 		it, ok := list.(starlark.Iterable)
 		if !ok {
-			return nil, interp.WithHint(fmt.Errorf("routes: routes: got %s, want a list of routes", list.Type()), fmt.Sprintf("[%s]", kernel.Short(list.String())))
+			hint := `[route("default", via="10.0.0.1")]`
+			if r, ok := list.(*Route); ok {
+				hint = fmt.Sprintf("[%s]", kernel.Short(r.String()))
+			}
+			return nil, interp.WithHint(fmt.Errorf("routes: routes: got %s, want a list of routes", list.Type()), hint)
 		}
 		r := &kernel.Routes{}
 		for e := range starlark.Elements(it) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"go.starlark.net/starlark"
@@ -203,7 +202,7 @@ func (n *VNet) Attr(name string) (starlark.Value, error) {
 	if w := n.s.method("VNet." + name); w != nil {
 		return w.Bind(n), nil
 	}
-	return nil, nil
+	return noAttr(n, name)
 }
 
 func (n *VNet) machines() []starlark.Value {
@@ -221,9 +220,7 @@ func (n *VNet) machines() []starlark.Value {
 
 // AttrNames implements starlark.HasAttrs.
 func (n *VNet) AttrNames() []string {
-	names := append([]string{"machines", "mtu", "name", "parent", "subnet"}, n.s.methodNames("VNet.")...)
-	slices.Sort(names)
-	return names
+	return n.s.attrNames("VNet")
 }
 
 // would prints a step of a dry run.
@@ -296,10 +293,13 @@ print(m.netifs, lan.machines)`,
 	if err := c.Unpack(&m); err != nil {
 		return nil, err
 	}
+	if err := n.v.Detach(m.m); err != nil {
+		return nil, err
+	}
 	if m.planned() {
 		n.would("detach %s", m.Name())
 	}
-	return nil, n.v.Detach(m.m)
+	return nil, nil
 })
 
 var vnetPartitionWord = vnetMethod(&interp.Word{
@@ -338,6 +338,9 @@ print(a.run(["ping", "-c1", "-W2", c.address], check=False).ok)`,
 		}
 		all = append(all, names)
 	}
+	if err := n.v.Partition(all); err != nil {
+		return nil, err
+	}
 	if n.s.dry {
 		var words []string
 		for _, g := range all {
@@ -345,7 +348,7 @@ print(a.run(["ping", "-c1", "-W2", c.address], check=False).ok)`,
 		}
 		n.would("partition %s", strings.Join(words, " | "))
 	}
-	return nil, n.v.Partition(all)
+	return nil, nil
 })
 
 var vnetHealWord = vnetSimple(&interp.Word{
@@ -376,10 +379,13 @@ func vnetSimple(w *interp.Word, do func(context.Context, *kernel.VNet) error) *i
 		if err := c.Unpack(); err != nil {
 			return nil, err
 		}
+		if err := do(c.Context(), n.v); err != nil {
+			return nil, err
+		}
 		if n.s.dry {
 			n.would("%s", name)
 		}
-		return nil, do(c.Context(), n.v)
+		return nil, nil
 	})
 }
 

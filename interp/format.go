@@ -276,5 +276,13 @@ func (in *Interp) suggest(err error) error {
 	slices.SortStableFunc(list, func(a, b resolve.Error) int {
 		return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Col, b.Pos.Col))
 	})
+	for _, e := range list {
+		// What other shells are left with.
+		if name, ok := strings.CutPrefix(e.Msg, "undefined: "); ok && e.Pos.Filename() == sessionName {
+			if name, _, _ := strings.Cut(name, " "); name == "exit" || name == "quit" {
+				return WithHint(list, "Ctrl-D ends the session")
+			}
+		}
+	}
 	return list
 }

@@ -13,9 +13,9 @@ import (
 func helpWord() *Word {
 	return &Word{
 		Name: "help",
-		Doc:  "Prints what a word does. Without one it lists all words.",
+		Doc:  "Prints what a word does; also what a type has, a module of the standard library or a function of one. Without a word it lists all there are.",
 		Params: []Param{
-			{Name: "word", Type: "function, module or string", Default: "None", Pos: true, Doc: `the word itself, or its name as a string: help(sleep), help("sleep"), help(expect)`},
+			{Name: "word", Type: "any", Default: "None", Pos: true, Doc: `the word itself, a value of a type, or a name as a string: help(sleep), help("Machine"), help(host), help("@msh//net.star"), help("iperf")`},
 		},
 		Errors:  "A word that there is not.",
 		Example: `help(sleep)`,
@@ -67,6 +67,11 @@ func (in *Interp) helpOn(subject starlark.Value) (string, error) {
 	case starlark.String:
 		return in.Doc(string(v))
 	case *starlark.Function:
+		if name := v.Position().Filename(); strings.HasPrefix(name, stdlibPrefix) {
+			if text, err := in.moduleDoc(v.Name()); text != "" || err != nil {
+				return text, err
+			}
+		}
 		if v.Doc() != "" {
 			return v.Name() + "\n\n" + strings.TrimSpace(v.Doc()) + "\n", nil
 		}
@@ -77,20 +82,40 @@ func (in *Interp) helpOn(subject starlark.Value) (string, error) {
 	return in.Doc(subject.Type())
 }
 
-// Doc returns the page of a word, the list of what belongs to a module or a type (expect, Machine),
-// or for the empty name the list of all words.
+// Doc returns the page of a word, of a predeclared value, of a module of the standard library or of a function of one;
+// what belongs to a predeclared module or a type (expect, Machine); or for the empty name the list of all there is.
 func (in *Interp) Doc(name string) (string, error) {
+	if name == "" {
+		modules, err := in.moduleList()
+		return strings.TrimPrefix(in.list("")+modules, "\n"), err
+	}
 	if i := slices.IndexFunc(in.words, func(w *Word) bool { return w.Name == name }); i >= 0 {
 		return in.words[i].Help() + in.list(name), nil
 	}
-	if list := in.list(name); list != "" {
-		return strings.TrimPrefix(list, "\n"), nil
+	if i := slices.IndexFunc(in.opts.Named, func(n Named) bool { return n.Name == name }); i >= 0 {
+		n := in.opts.Named[i]
+		return fmt.Sprintf("%s: %s\n\n%s\n\n%s%s", n.Name, n.Type, n.Doc, in.typeDoc(n.Type), in.list(n.Type)), nil
 	}
-	var names []string
+	if text := in.typeDoc(name) + in.list(name); text != "" {
+		return strings.TrimPrefix(text, "\n"), nil
+	}
+	if text := in.attrDoc(name); text != "" {
+		return text, nil
+	}
+	if text, err := in.moduleDoc(name); text != "" || err != nil {
+		return text, err
+	}
+	names := in.moduleNames()
 	for _, w := range in.words {
 		names = append(names, w.Name)
 		if owner, _, dotted := strings.Cut(w.Name, "."); dotted {
 			names = append(names, owner)
+		}
+	}
+	for _, t := range in.opts.Types {
+		names = append(names, t.Name)
+		for _, a := range t.Attrs {
+			names = append(names, t.Name+"."+a.Name)
 		}
 	}
 	return "", fmt.Errorf("find word %s: there is none%s", name, didYouMean(name, names))
@@ -107,14 +132,20 @@ func (in *Interp) list(owner string) string {
 			width = max(width, len(w.Name))
 		}
 	}
-	var b strings.Builder
-	for i, w := range words {
-		if i == 0 {
-			b.WriteByte('\n')
-		}
-		fmt.Fprintf(&b, "%-*s  %s\n", width, w.Name, w.Summary())
+	var lines []string
+	for _, w := range words {
+		lines = append(lines, fmt.Sprintf("%-*s  %s\n", width, w.Name, w.Summary()))
 	}
-	return b.String()
+	if owner == "" {
+		for _, n := range in.opts.Named {
+			lines = append(lines, fmt.Sprintf("%-*s  %s\n", width, n.Name, firstSentence(n.Doc)))
+		}
+		slices.Sort(lines)
+	}
+	if len(lines) == 0 {
+		return ""
+	}
+	return "\n" + strings.Join(lines, "")
 }
 
 // Help returns the word's page of the reference: signature, doc, parameters, results, errors and example.

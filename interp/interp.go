@@ -46,6 +46,9 @@ type Options struct {
 	// Words and Values are predeclared beside the interpreter's own.
 	Words  []*Word
 	Values starlark.StringDict
+	// Types and Named describe the values, for help and the reference page.
+	Types []Type
+	Named []Named
 	// Stdlib is what load("@msh//x.star", …) reads; nil for none.
 	Stdlib fs.FS
 	// Ready, if any, is closed when a script may begin to do things; until then it is only read, and makes values.

@@ -59,9 +59,10 @@ func (w *Word) Value() *Builtin { return &Builtin{word: w} }
 func (w *Word) Bind(recv starlark.Value) *Builtin { return &Builtin{word: w, recv: recv} }
 
 // Summary returns the first sentence of the word's doc, without its full stop.
-func (w *Word) Summary() string {
-	doc := strings.Join(strings.Fields(w.Doc), " ")
-	first, _, _ := strings.Cut(doc, ". ")
+func (w *Word) Summary() string { return firstSentence(w.Doc) }
+
+func firstSentence(doc string) string {
+	first, _, _ := strings.Cut(strings.Join(strings.Fields(doc), " "), ". ")
 	return strings.TrimSuffix(first, ".")
 }
 

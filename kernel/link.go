@@ -300,6 +300,14 @@ func (k *Link) alive() error {
 	if k.dead {
 		return fmt.Errorf("link %s: the cable has been destroyed", k.name)
 	}
+	for _, e := range k.ends {
+		if e.Machine == nil || k.at == [2]*netx.NS{} { // or stands in a plan only
+			continue
+		}
+		if err := e.Machine.alive(); err != nil { // it hangs loose
+			return fmt.Errorf("link %s: %w", k.name, err)
+		}
+	}
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -213,4 +214,12 @@ func TestLegs(t *testing.T) {
 			seen[parent.Addr()], seen[sw.Addr()] = true, true
 		}
 	}
+}
+
+// Where all interfaces have to forward, the way back is: all, then each, and only
+// then who listens to advertisements; see netx.NS.Forwarding.
+func TestForwardRank(t *testing.T) {
+	paths := []string{"net/ipv6/conf/all/forwarding", "net/ipv6/conf/eth0/accept_ra", "net/ipv4/conf/eth0/forwarding", "net/ipv6/conf/eth1/forwarding", "net/ipv6/conf/all.x/accept_ra"}
+	slices.SortStableFunc(paths, func(a, b string) int { return forwardRank(a) - forwardRank(b) })
+	want(t, "order", []string{"net/ipv6/conf/eth0/accept_ra", "net/ipv6/conf/all.x/accept_ra", "net/ipv4/conf/eth0/forwarding", "net/ipv6/conf/eth1/forwarding", "net/ipv6/conf/all/forwarding"}, paths)
 }

@@ -99,7 +99,7 @@ func inspect(h *kernel.Host, m *kernel.Machine) (*inspected, error) {
 		return nil, err
 	}
 	if s := counters(m); s != nil {
-		if i.Stats, err = parameters(s); err != nil {
+		if i.Stats, err = statistics(m, s); err != nil {
 			return nil, err
 		}
 		i.Namespaces = namespaces(m.Pid())

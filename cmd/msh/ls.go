@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -33,15 +34,16 @@ func (a *app) lsCommand() *cobra.Command {
 
 // listed is a machine in `msh ls`.
 type listed struct {
-	Lab       string  `json:"lab"`
-	Machine   string  `json:"machine"`
-	State     string  `json:"state"`
-	Pid       int     `json:"pid"` // of its init, seen from the host
-	Parent    string  `json:"parent"`
-	Address   string  `json:"address"` // its first, "" for none
-	Processes uint64  `json:"processes"` // threads included
-	Memory    *uint64 `json:"memory"`    // bytes; null where it is not counted
-	Keep      bool    `json:"keep"`
+	Lab       string   `json:"lab"`
+	Machine   string   `json:"machine"`
+	State     string   `json:"state"`
+	Pid       int      `json:"pid"` // of its init, seen from the host
+	Parent    string   `json:"parent"`
+	Address   string   `json:"address"`   // its first, "" for none
+	Addresses []string `json:"addresses"` // all that msh has given it
+	Processes uint64   `json:"processes"` // threads included
+	Memory    *uint64  `json:"memory"`    // bytes; null where it is not counted
+	Keep      bool     `json:"keep"`
 }
 
 func (a *app) ls(c *cobra.Command, args []string) ([]listed, error) {
@@ -67,11 +69,29 @@ func (a *app) ls(c *cobra.Command, args []string) ([]listed, error) {
 }
 
 func list(m *kernel.Machine) listed {
-	l := listed{Lab: m.LabName(), Machine: m.Name(), State: m.State(), Pid: m.Pid(), Parent: m.Parent().Name(), Address: m.Address(), Keep: m.Spec().Keep}
+	l := listed{Lab: m.LabName(), Machine: m.Name(), State: m.State(), Pid: m.Pid(), Parent: m.Parent().Name(), Address: m.Address(), Addresses: addresses(m), Keep: m.Spec().Keep}
 	if s := counters(m); s != nil {
 		l.Processes, l.Memory = s.Pids, s.Memory
 	}
 	return l
+}
+
+// addresses are those of its interfaces, or of its netaddr.
+func addresses(m *kernel.Machine) []string {
+	all := []string{}
+	for _, r := range m.Spec().Resources {
+		switch r := r.(type) {
+		case *kernel.Netif:
+			for _, a := range r.Addresses {
+				all = append(all, a.Addr().String())
+			}
+		case *kernel.Netaddr:
+			for _, a := range r.Addresses {
+				all = append(all, a.String())
+			}
+		}
+	}
+	return all
 }
 
 // counters are nil for a machine that has ended, perhaps just now.
@@ -90,7 +110,7 @@ func lsTable(rows []listed) [][]string {
 		if r.State == "dead" {
 			pid, processes = "", ""
 		}
-		table = append(table, []string{r.Lab, r.Machine, r.State, pid, r.Parent, r.Address, processes, size(r.Memory)})
+		table = append(table, []string{r.Lab, r.Machine, r.State, pid, r.Parent, strings.Join(r.Addresses, ","), processes, size(r.Memory)})
 	}
 	return table
 }

@@ -91,6 +91,8 @@ func (a *app) runScript(s script) error {
 		Stderr: a.stderr,
 		Words:  session.Words(),
 		Values: session.Values(),
+		Types:  builtins.Types(),
+		Named:  builtins.Named(),
 		Stdlib: stdlib.FS,
 		Ready:  signals.ready,
 	})

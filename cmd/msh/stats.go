@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"msh/kernel"
+	"msh/kernel/cgroup"
 )
 
 func (a *app) statsCommand() *cobra.Command {
@@ -28,16 +29,17 @@ func (a *app) statsCommand() *cobra.Command {
 			list := []map[string]any{}
 			for _, m := range machines {
 				s := counters(m)
-				m.Close()
 				if s == nil {
+					m.Close()
 					continue // it has ended
 				}
-				table = append(table, []string{m.LabName(), m.Name(), seconds(s.CPUSeconds), seconds(s.ThrottledSeconds), size(s.Memory),
-					size(s.MemoryPeak), strconv.FormatUint(s.Pids, 10), size(s.ReadBytes), size(s.WriteBytes)})
-				named, err := parameters(s)
+				named, err := statistics(m, s)
+				m.Close()
 				if err != nil {
 					return err
 				}
+				table = append(table, []string{m.LabName(), m.Name(), seconds(s.CPUSeconds), seconds(s.ThrottledSeconds), size(s.Memory),
+					size(s.MemoryPeak), strconv.FormatUint(s.Pids, 10), size(s.ReadBytes), size(s.WriteBytes)})
 				named["lab"], named["machine"] = m.LabName(), m.Name()
 				list = append(list, named)
 			}
@@ -49,6 +51,26 @@ func (a *app) statsCommand() *cobra.Command {
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "for programs")
 	return c
+}
+
+// statistics are a machine's counters under the names they have in scripts, those of its interfaces among them.
+func statistics(m *kernel.Machine, s *cgroup.Stats) (map[string]any, error) {
+	named, err := parameters(s)
+	if err != nil {
+		return nil, err
+	}
+	netifs := map[string]any{}
+	for _, n := range m.Netifs() {
+		c, err := m.NetifStats(n.Name)
+		if err != nil {
+			continue // it, or all of the machine, has just gone
+		}
+		if netifs[n.Name], err = parameters(c); err != nil {
+			return nil, err
+		}
+	}
+	named["netifs"] = netifs
+	return named, nil
 }
 
 func seconds(s float64) string { return strconv.FormatFloat(s, 'f', 3, 64) + "s" }

@@ -48,7 +48,7 @@ func (g *Group) Make() error {
 	for i, d := range g.Dirs() {
 		if err := unix.Mkdir(d, 0o755); err != nil {
 			if errors.Is(err, unix.EEXIST) {
-				return fmt.Errorf("cgroup %s is there already and not this machine's: remove it (rmdir) or choose another name", d)
+				return fmt.Errorf("cgroup %s is there already and not this machine's: it is another msh's (MSH_STATE) or a leftover of none; choose another name (--lab)", d)
 			}
 			return fmt.Errorf("mkdir %s: %w", d, err)
 		}
