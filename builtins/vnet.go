@@ -16,7 +16,7 @@ import (
 var vnetParams = []interp.Param{
 	{Name: "name", Type: "string", Default: "None", Pos: true, Doc: "a-z, 0-9 and -, unique in its lab; n1, n2, … when left out"},
 	{Name: "subnet", Type: "string or list", Default: "None", Doc: `"10.0.0.0/24", "fd00::/64", or a list of such networks that do not overlap; addresses are handed out in order`},
-	{Name: "mtu", Type: "int", Default: "1500", Doc: "bytes"},
+	{Name: "mtu", Type: "int", Default: "1500", Doc: "bytes; 1450 is the default with vxlan, 1430 where its peers have IPv6 addresses"},
 	{Name: "nat", Type: "bool", Default: "False", Doc: "the machines on it reach what the host reaches: the switch, with the first address of each subnet, is their gateway"},
 	{Name: "uplink", Type: "string", Default: "None", Doc: "a real interface that becomes a port of the switch; the host loses it until the vnet ends, and gets it back as it was"},
 	{Name: "isolated", Type: "bool", Default: "False", Doc: "the machines on it reach the gateway and the uplink, but not each other"},
@@ -81,6 +81,12 @@ func (s *Session) makeVNet(c *interp.Call) (starlark.Value, error) {
 	var err error
 	if spec.VXLAN, err = readVXLAN(vxlan); err != nil {
 		return nil, fmt.Errorf("%s: vxlan: %w", c.Word.Name, err)
+	}
+	if x := spec.VXLAN; x != nil && !named(c, "mtu") {
+		spec.MTU -= 50 // Ethernet, IP, UDP and VXLAN headers (RFC 7348, 5)
+		if x.Peers != nil && x.Peers[0].Is6() {
+			spec.MTU -= 20
+		}
 	}
 	parent := s.host
 	if p, ok := c.Recv.(*Machine); ok {

@@ -84,6 +84,10 @@ func (l *Lab) newLink(a, b LinkEnd, cable Cable) (*Link, error) {
 		}
 		k.ends[i].Netif = &n
 	}
+	if a.VNet != nil && b.VNet != nil && a.VNet != b.VNet && slices.Contains(l.segment([]string{a.name()}), b.VNet) {
+		return nil, &ParamError{Kind: "link", Param: "b", Got: fmt.Sprintf("%q", b.name()), Want: "a switch that " + a.name() + " does not reach yet: there is no spanning tree, and a loop would carry each broadcast for ever",
+			Mend: "have routers where there are loops, as ring() and mesh() of @msh//topo.star do"}
+	}
 	if a.VNet != nil && a.VNet == b.VNet {
 		return nil, bad("link", "b", b.name(), "another switch than the one at the other end: a cable from a switch to itself is a loop")
 	}
