@@ -23,7 +23,7 @@ func goPrivate() error {
 		if err := os.Unsetenv(privateMark); err != nil {
 			return err
 		}
-		return hideControllers()
+		return errors.Join(freshRun(), hideControllers())
 	}
 	runtime.LockOSThread()
 	if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
@@ -33,6 +33,15 @@ func goPrivate() error {
 		return fmt.Errorf("make the mounts private: %w", err)
 	}
 	return syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), privateMark+"=1"))
+}
+
+// freshRun mounts a tmpfs on /run, which it is on most hosts and not in every
+// container: all that are measured keep their state there.
+func freshRun() error {
+	if err := syscall.Mount("run", "/run", "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "mode=755"); err != nil {
+		return fmt.Errorf("mount a tmpfs on /run: %w", err)
+	}
+	return nil
 }
 
 // hideControllers lets crun work on a host with cgroup v1 and v2 both. It refuses

@@ -24,7 +24,7 @@ Milliseconds, median and p90. What is counted:
 All of them: the same busybox as /bin/true in an overlay with its upper layer on a tmpfs. msh, crun and runc: new PID, mount, UTS, IPC and net
 namespaces, /proc /sys /dev /dev/pts /dev/shm /dev/mqueue, cpu 50 %, memory 256 MiB, 32 pids. unshare has neither root nor limits.
 nsenter enters msh's machine, without joining its control groups.
-Where cgroup v1 and v2 are both mounted, v2's list of controllers is hidden in the bench's mount table, or crun would refuse to work.
+/run is a fresh tmpfs for all of them. Where cgroup v1 and v2 are both mounted, v2's list of controllers is hidden in the bench's mount table, or crun would refuse to work.
 `
 
 func report(w io.Writer, wanted []figure, all map[string]*series, rounds int) {
