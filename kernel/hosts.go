@@ -227,7 +227,7 @@ func (m *Machine) learn() error {
 		return nil
 	}
 	m.mu.Lock()
-	spec := m.spec
+	spec := m.Spec()
 	m.mu.Unlock()
 	if !spec.ownsTable() || spec.bringsHosts() {
 		return nil
