@@ -30,7 +30,7 @@ vmtest:
 	@scripts/vmtest
 
 bench:
-	@scripts/deps
+	@scripts/deps --bench
 	go run $(EXEC) ./bench $(ARGS)
 
 generate:
