@@ -227,7 +227,7 @@ func (m *Machine) learn() error {
 		return nil
 	}
 	m.mu.Lock()
-	spec := m.Spec()
+	spec := m.spec
 	m.mu.Unlock()
 	if !spec.ownsTable() || spec.bringsHosts() {
 		return nil
