@@ -13,7 +13,7 @@ import (
 // paperLab is a lab whose networks stand on paper only.
 func paperLab() *Lab {
 	l := &Lab{name: "paper", names: map[string]bool{}}
-	l.root = &Machine{lab: l, spec: &Spec{Name: "host"}, pidfd: -1}
+	l.root = with(&Spec{Name: "host"}, &Machine{lab: l, pidfd: -1})
 	return l
 }
 

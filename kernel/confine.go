@@ -17,7 +17,7 @@ import (
 // cpus are those the machine may run on: its own set, or its parent's.
 func (m *Machine) cpus() ([]int, error) {
 	for ; !m.isHost(); m = m.parent {
-		if c, ok := m.spec.find("cpu").(*CPU); ok && c.Set != nil {
+		if c, ok := m.Spec().find("cpu").(*CPU); ok && c.Set != nil {
 			return c.Set, nil
 		}
 	}
@@ -95,7 +95,7 @@ func (h *Host) confineNew(m *Machine) error {
 // confine gives a machine that names no CPUs those that nobody else has; with
 // less it only takes.
 func (m *Machine) confine(claims []ledger.Claim, less bool) error {
-	if c, ok := m.spec.find("cpu").(*CPU); ok && c.Set != nil || m.State() == "dead" {
+	if c, ok := m.Spec().find("cpu").(*CPU); ok && c.Set != nil || m.State() == "dead" {
 		return nil
 	}
 	all, err := m.cpus()

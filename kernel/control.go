@@ -94,7 +94,7 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) error {
 		}
 	}
 	var err error
-	if m.spec.Init != nil {
+	if m.Spec().Init != nil {
 		err = m.signalInit(unix.SIGTERM)
 	} else {
 		err = m.signalAll(unix.SIGTERM)
@@ -221,7 +221,7 @@ func (m *Machine) remember(r Resource) {
 	if _, ok := r.(*Netif); ok {
 		return // which SetNetif has done
 	}
-	spec := *m.spec
+	spec := *m.Spec()
 	spec.Resources = slices.Clone(spec.Resources)
 	same := func(o Resource) bool {
 		k, ok := r.(keyed)
@@ -233,7 +233,7 @@ func (m *Machine) remember(r Resource) {
 	} else {
 		spec.Resources[i] = merge(spec.Resources[i], r)
 	}
-	m.spec = &spec
+	m.given.Store(&spec)
 	if r, ok := r.(*Rlimit); ok {
 		m.self.Limit = append(slices.Clone(m.self.Limit), r)
 	}

@@ -67,7 +67,7 @@ func (c *CPU) Prepare(t *Txn) error {
 	if c.Set == nil {
 		return nil
 	}
-	if over, _ := t.parent.spec.find("cpu").(*CPU); c.Exclusive && !t.parent.isHost() && (over == nil || !over.Exclusive) {
+	if over, _ := t.parent.Spec().find("cpu").(*CPU); c.Exclusive && !t.parent.isHost() && (over == nil || !over.Exclusive) {
 		return &ParamError{Kind: "cpu", Param: "exclusive", Got: "True", Want: "a parent that has those CPUs exclusively itself", Mend: fmt.Sprintf("make %s with cpu(set=…, exclusive=True)", t.parent.Name())}
 	}
 	return t.parent.hasCPUs(t.host, c.Set, c.Exclusive, t.owner())
@@ -75,7 +75,7 @@ func (c *CPU) Prepare(t *Txn) error {
 
 // set changes the limits of a running machine. Exclusive CPUs are for life.
 func (c *CPU) set(m *Machine) error {
-	if had, _ := m.spec.find("cpu").(*CPU); c.Exclusive || had != nil && had.Exclusive && c.Set != nil {
+	if had, _ := m.Spec().find("cpu").(*CPU); c.Exclusive || had != nil && had.Exclusive && c.Set != nil {
 		return bad("cpu", "exclusive", nil, "exclusive CPUs are given when the machine is made, and for its life")
 	}
 	if c.Set != nil {

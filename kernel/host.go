@@ -122,7 +122,7 @@ func (h *Host) sweepLab(ctx context.Context, lab string, dead bool) (removed []s
 			return true, err // a newer msh made it: it may be a kept machine
 		}
 		defer m.close()
-		return m.spec.Keep && (!dead || m.State() != "dead"), nil
+		return m.Spec().Keep && (!dead || m.State() != "dead"), nil
 	})
 	if errors.Is(err, errOwned) {
 		return nil, nil

@@ -226,9 +226,7 @@ func (m *Machine) learn() error {
 	if m.lab == nil || m.space()&unix.CLONE_NEWNS == 0 || m.awake() != nil {
 		return nil
 	}
-	m.mu.Lock()
-	spec := m.spec
-	m.mu.Unlock()
+	spec := m.Spec()
 	if !spec.ownsTable() || spec.bringsHosts() {
 		return nil
 	}

@@ -46,7 +46,7 @@ func (h *Host) NewLab(name string, up bool) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{host: h, name: name, up: up, names: map[string]bool{}}
-	l.root = &Machine{host: h, lab: l, spec: &Spec{Name: "host"}, pid: os.Getpid(), pidfd: -1}
+	l.root = with(&Spec{Name: "host"}, &Machine{host: h, lab: l, pid: os.Getpid(), pidfd: -1})
 	return l, nil
 }
 
@@ -120,7 +120,7 @@ func (l *Lab) leftovers(ctx context.Context) (kept string, err error) {
 		m, err := l.host.load(l.name, name)
 		if err == nil {
 			m.close()
-			if m.spec.Keep {
+			if m.Spec().Keep {
 				return name, nil
 			}
 		} else if !errors.Is(err, fs.ErrNotExist) {
@@ -174,7 +174,7 @@ func (s *Spec) validateIn(parent *Machine) error {
 	if err := s.Validate(); err != nil {
 		return err
 	}
-	if s.Keep && !parent.isHost() && !parent.spec.Keep {
+	if s.Keep && !parent.isHost() && !parent.Spec().Keep {
 		return &ParamError{Kind: "machine_rfork", Param: "keep", Got: "True", Want: "a parent that is kept: the machine ends with " + parent.Name()}
 	}
 	return nil
@@ -325,12 +325,12 @@ func (l *Lab) Close(ctx context.Context) error {
 	}
 	// All at once: while one is taken apart the others' processes end.
 	for _, m := range slices.Backward(l.Machines()) {
-		if !m.spec.Keep && m.state == "" && m.pidfd >= 0 {
+		if !m.Spec().Keep && m.state == "" && m.pidfd >= 0 {
 			m.group.Kill() // Destroy meets what goes wrong again
 		}
 	}
 	for _, m := range slices.Backward(l.Machines()) {
-		if m.spec.Keep || m.state == "planned" {
+		if m.Spec().Keep || m.state == "planned" {
 			m.close()
 			continue
 		}

@@ -138,7 +138,7 @@ func (c *Children) Validate() error {
 }
 
 func (c *Children) set(m *Machine) error {
-	if had, _ := m.spec.find("children").(*Children); m.group.Unified && (had == nil || had.Max == 0) {
+	if had, _ := m.Spec().find("children").(*Children); m.group.Unified && (had == nil || had.Max == 0) {
 		return bad("children", "max", nil, "on cgroup v2 a machine that is to have machines must be made with children(max), since its own processes then live one group further down")
 	}
 	return nil
@@ -159,7 +159,7 @@ func (m *Machine) offspring() ([]string, error) {
 		if slices.Contains(list, name) {
 			continue // made by this handle
 		}
-		c := &Machine{host: m.host, labID: m.labID, pidfd: -1, spec: &Spec{Name: name}}
+		c := with(&Spec{Name: name}, &Machine{host: m.host, labID: m.labID, pidfd: -1})
 		var r record
 		if err := c.readRecord(&r); errors.Is(err, fs.ErrNotExist) {
 			continue // half made, or half gone
@@ -184,7 +184,7 @@ func (m *Machine) room() error {
 		return err
 	}
 	limit := 0
-	if c, ok := m.spec.find("children").(*Children); ok {
+	if c, ok := m.Spec().find("children").(*Children); ok {
 		limit = c.Max
 	}
 	if len(list) > limit {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -18,8 +19,7 @@ type Machine struct {
 	lab    *Lab // nil for a handle loaded by name
 	labID  string
 	parent *Machine // nil for the host
-	spec   *Spec
-	self   Under // what it is to machines of its own
+	self   Under    // what it is to machines of its own
 	ledger *ledger.Ledger
 
 	pid   int // of its init, seen from the host
@@ -35,6 +35,7 @@ type Machine struct {
 	starting sync.RWMutex // see hold
 	ending   sync.Mutex   // one Destroy at a time
 
+	given    atomic.Pointer[Spec] // replaced whole when it changes, by who holds mu
 	mu       sync.Mutex
 	group    *cgroup.Group // nil for the host
 	saved    unix.Stat_t   // the ledger as last read
@@ -61,18 +62,18 @@ func newMachine(l *Lab, parent *Machine, p *Plan) *Machine {
 			self.Limit = append(self.Limit, r)
 		}
 	}
-	return &Machine{host: l.host, lab: l, labID: l.name, parent: parent, spec: p.Spec, self: self, group: p.Group, pidfd: -1}
+	return with(p.Spec, &Machine{host: l.host, lab: l, labID: l.name, parent: parent, self: self, group: p.Group, pidfd: -1})
 }
 
 // Name is the machine's name in its lab; "host" for the root of the tree.
-func (m *Machine) Name() string { return m.spec.Name }
+func (m *Machine) Name() string { return m.Spec().Name }
 
 // ID is LAB/NAME; "host" for the host.
 func (m *Machine) ID() string {
 	if m.isHost() {
 		return "host"
 	}
-	return m.labID + "/" + m.spec.Name
+	return m.labID + "/" + m.Spec().Name
 }
 
 // claimant is how the book names the machine as the one something is taken from.
@@ -89,8 +90,15 @@ func (m *Machine) LabName() string { return m.labID }
 // Lab is the lab of the machine; nil for a handle that was loaded by name.
 func (m *Machine) Lab() *Lab { return m.lab }
 
-// Spec is what the machine was asked to be. It must not be changed.
-func (m *Machine) Spec() *Spec { return m.spec }
+// Spec is what the machine was asked to be, and has since been set to. It must
+// not be changed.
+func (m *Machine) Spec() *Spec { return m.given.Load() }
+
+// with gives a handle that is being made its spec.
+func with(s *Spec, m *Machine) *Machine {
+	m.given.Store(s)
+	return m
+}
 
 // Parent is the machine it was forked from; nil for the host.
 func (m *Machine) Parent() *Machine { return m.parent }
@@ -112,7 +120,7 @@ func (m *Machine) Groups() []string {
 	return m.group.Dirs()
 }
 
-func (m *Machine) isHost() bool { return m.parent == nil && m.spec.Name == "host" }
+func (m *Machine) isHost() bool { return m.parent == nil && m.Spec().Name == "host" }
 
 // within tells whether the machine is, or is inside, the one of that ID.
 func (m *Machine) within(id string) bool {
@@ -249,7 +257,7 @@ func (m *Machine) adopt(name string) error {
 	defer m.mu.Unlock()
 	if !m.isHost() {
 		limit := 0
-		if c, ok := m.spec.find("children").(*Children); ok {
+		if c, ok := m.Spec().find("children").(*Children); ok {
 			limit = c.Max
 		}
 		if len(m.children) >= limit {

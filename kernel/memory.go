@@ -98,7 +98,7 @@ func (m *Memory) set(to *Machine) error {
 	if m.Reserve != nil {
 		return bad("memory", "reserve", nil, "memory is reserved when the machine is made, and for its life")
 	}
-	had, _ := to.spec.find("memory").(*Memory)
+	had, _ := to.Spec().find("memory").(*Memory)
 	if err := m.summed(to.host, had); err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func purse(parent *Machine) *Machine {
 		if m.isHost() {
 			return m
 		}
-		if r, ok := m.spec.find("memory").(*Memory); ok && r.Reserve != nil {
+		if r, ok := m.Spec().find("memory").(*Memory); ok && r.Reserve != nil {
 			return m
 		}
 	}
@@ -131,7 +131,7 @@ func purse(parent *Machine) *Machine {
 func (h *Host) unreserved(parent *Machine) (int64, error) {
 	from := purse(parent)
 	var free int64
-	if r, ok := from.spec.find("memory").(*Memory); ok {
+	if r, ok := from.Spec().find("memory").(*Memory); ok {
 		free = *r.Reserve
 	} else {
 		var err error
@@ -150,7 +150,7 @@ func (h *Host) unreserved(parent *Machine) (int64, error) {
 	}
 	// Nor can the machines inside one be promised more than it may use.
 	for m := parent; !m.isHost(); m = m.parent {
-		l, ok := m.spec.find("memory").(*Memory)
+		l, ok := m.Spec().find("memory").(*Memory)
 		if !ok || l.Max == nil {
 			continue
 		}

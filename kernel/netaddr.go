@@ -97,14 +97,14 @@ func (t *Txn) needGroupPrograms(kind string) error {
 // machines have in whose network it is.
 func (m *Machine) mayHave(list []netip.Addr) error {
 	for ; !m.isHost(); m = m.parent {
-		if own, ok := m.spec.find("netaddr").(*Netaddr); ok {
+		if own, ok := m.Spec().find("netaddr").(*Netaddr); ok {
 			for _, a := range list {
 				if !slices.Contains(own.Addresses, a) {
 					return bad("netaddr", "address", a.String(), fmt.Sprintf("addresses that %s has: %s", m.Name(), addressWords(own.Addresses)))
 				}
 			}
 		}
-		if m.spec.ownsNetwork() {
+		if m.Spec().ownsNetwork() {
 			break
 		}
 	}

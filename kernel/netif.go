@@ -329,7 +329,7 @@ func (m *Machine) Netifs() []*Netif {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var all []*Netif
-	for _, r := range m.spec.Resources {
+	for _, r := range m.Spec().Resources {
 		if n, ok := r.(*Netif); ok {
 			all = append(all, n)
 		}
@@ -396,7 +396,7 @@ func (m *Machine) Address() string {
 			return n.Addresses[0].Addr().String()
 		}
 	}
-	if n, ok := m.spec.find("netaddr").(*Netaddr); ok {
+	if n, ok := m.Spec().find("netaddr").(*Netaddr); ok {
 		return n.Addresses[0].String()
 	}
 	return ""

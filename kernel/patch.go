@@ -42,7 +42,7 @@ func (k *Link) makePatch(ctx context.Context) (err error) {
 		if err := k.lab.settleOne(e.Machine, e.Netif, e.Machine.Netifs(), e.Machine.Name()); err != nil {
 			return err
 		}
-		if e.Machine.spec.Keep {
+		if e.Machine.Spec().Keep {
 			if err := w.ledger.Write(netOp, netRecord{Keep: true}); err != nil {
 				return err
 			}

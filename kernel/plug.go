@@ -138,7 +138,7 @@ func (v *VNet) attach(m *Machine, n *Netif) error {
 		return err
 	}
 	defer ns.Close()
-	if m.spec.Keep {
+	if m.Spec().Keep {
 		if err := v.keep(); err != nil {
 			return err
 		}
@@ -166,7 +166,7 @@ func (m *Machine) mayAttach(what string, v *VNet) error {
 	if err := m.alive(); err != nil && m.state != "planned" {
 		return err
 	}
-	if !m.spec.ownsNetwork() {
+	if !m.Spec().ownsNetwork() {
 		return &ParamError{Kind: what, Got: m.Name() + ", which shares its parent's network", Want: "a machine with a network of its own", Mend: "make " + m.Name() + " with netspace()"}
 	}
 	return nil
@@ -189,13 +189,13 @@ func (m *Machine) lose(name string) error {
 func (m *Machine) rewire(change func([]Resource) []Resource) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	spec := *m.spec
+	spec := *m.Spec()
 	spec.Resources = change(slices.Clone(spec.Resources))
 	// That it has a network of its own it keeps, whatever interfaces are left.
 	if !spec.ownsNetwork() {
 		spec.Resources = append(spec.Resources, &Space{Name: "netspace"})
 	}
-	m.spec = &spec
+	m.given.Store(&spec)
 	if m.state != "" {
 		return nil
 	}

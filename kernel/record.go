@@ -26,7 +26,7 @@ type record struct {
 }
 
 // Dir is where msh keeps what it knows of the machine.
-func (m *Machine) Dir() string { return filepath.Join(m.host.State, m.labID, m.spec.Name) }
+func (m *Machine) Dir() string { return filepath.Join(m.host.State, m.labID, m.Spec().Name) }
 
 func (m *Machine) ledgerFile() string { return filepath.Join(m.Dir(), "ledger") }
 
@@ -42,7 +42,7 @@ func (m *Machine) save() error {
 
 // recordEntry lays out the record as it is now.
 func (m *Machine) recordEntry() (ledger.Entry, error) {
-	r := record{Spec: m.spec, Pid: m.pid, Start: m.start, Boot: bootID(), Self: m.self, Group: m.group}
+	r := record{Spec: m.Spec(), Pid: m.pid, Start: m.start, Boot: bootID(), Self: m.self, Group: m.group}
 	if !m.parent.isHost() {
 		r.Parent = m.parent.Name()
 	}
@@ -83,13 +83,14 @@ const recordOp = "machine"
 
 // load makes a handle for a machine that another msh has made.
 func (h *Host) load(lab, name string) (*Machine, error) {
-	m := &Machine{host: h, labID: lab, pidfd: -1, spec: &Spec{Name: name}}
+	m := with(&Spec{Name: name}, &Machine{host: h, labID: lab, pidfd: -1})
 	var r record
 	if err := m.readRecord(&r); err != nil {
 		return nil, err
 	}
-	m.spec, m.self, m.group, m.pid, m.start = r.Spec, r.Self, r.Group, r.Pid, r.Start
-	m.parent = &Machine{host: h, spec: &Spec{Name: "host"}, pidfd: -1}
+	m.given.Store(r.Spec)
+	m.self, m.group, m.pid, m.start = r.Self, r.Group, r.Pid, r.Start
+	m.parent = with(&Spec{Name: "host"}, &Machine{host: h, pidfd: -1})
 	var err error
 	if r.Parent != "" {
 		var p *Machine

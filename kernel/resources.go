@@ -104,7 +104,7 @@ func listMemory(v *View) ([]Available, error) {
 		return nil, err
 	}
 	for m := v.from; !m.isHost(); m = m.parent {
-		if l, ok := m.spec.find("memory").(*Memory); ok && l.Max != nil {
+		if l, ok := m.Spec().find("memory").(*Memory); ok && l.Max != nil {
 			total = min(total, *l.Max)
 		}
 	}
@@ -122,7 +122,7 @@ func listPids(v *View) ([]Available, error) {
 	}
 	most := strings.TrimSpace(string(b))
 	for m := v.from; !m.isHost(); m = m.parent {
-		if p, ok := m.spec.find("pids").(*Pids); ok {
+		if p, ok := m.Spec().find("pids").(*Pids); ok {
 			most = strconv.FormatInt(p.Max, 10)
 			break
 		}
@@ -156,7 +156,7 @@ func listChildren(v *View) ([]Available, error) {
 	a := Available{Name: "children", Available: true, Detail: "as many as the host can hold"}
 	if !v.from.isHost() {
 		limit := 0
-		if c, ok := v.from.spec.find("children").(*Children); ok {
+		if c, ok := v.from.Spec().find("children").(*Children); ok {
 			limit = c.Max
 		}
 		have, err := v.from.offspring()

@@ -216,7 +216,7 @@ func (r *Routes) Attach(t *Txn, c *Child) error {
 		}
 		return err
 	}
-	who := &Machine{spec: t.plan.Spec}
+	who := with(t.plan.Spec, &Machine{})
 	if err := r.check(who, ns); err != nil {
 		return err
 	}

@@ -173,7 +173,7 @@ func (r *Routes) replace(m *Machine, ns *netx.NS, had *Routes) (err error) {
 	if err != nil {
 		return err
 	}
-	if i := indexOf(devices, "lo"); i != 0 && slices.ContainsFunc(r.Routes, func(e Route) bool { return e.Dev == "lo" }) && !devices[i].Up && m.spec.ownsNetwork() {
+	if i := indexOf(devices, "lo"); i != 0 && slices.ContainsFunc(r.Routes, func(e Route) bool { return e.Dev == "lo" }) && !devices[i].Up && m.Spec().ownsNetwork() {
 		// The child does so too, perhaps not yet.
 		if err := ns.SetUp(i, true); err != nil {
 			return fmt.Errorf("take lo up: %w", err)

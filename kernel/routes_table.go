@@ -66,8 +66,8 @@ func (h *Host) removeTable(own routeTable) error {
 // within tells whether a machine of m's can have the routes: no way that those
 // machines do not have in whose network it is.
 func (r *Routes) within(m *Machine) error {
-	for ; !m.isHost() && !m.spec.ownsNetwork(); m = m.parent {
-		outer, ok := m.spec.find("routes").(*Routes)
+	for ; !m.isHost() && !m.Spec().ownsNetwork(); m = m.parent {
+		outer, ok := m.Spec().find("routes").(*Routes)
 		if !ok {
 			continue
 		}
@@ -100,8 +100,8 @@ func (r *Routes) words() string {
 
 // set puts other routes in the place of the machine's.
 func (r *Routes) set(m *Machine) error {
-	had, _ := m.spec.find("routes").(*Routes)
-	own := m.spec.ownsNetwork()
+	had, _ := m.Spec().find("routes").(*Routes)
+	own := m.Spec().ownsNetwork()
 	switch {
 	case had == nil && !own:
 		return bad("routes", "", nil, "the machine shares its parent's routes: make it with routes(…) to change them")
@@ -138,7 +138,7 @@ func (r *Routes) keepsInner(m *Machine) error {
 		return nil
 	}
 	for _, c := range m.lab.Machines() {
-		inner, ok := c.spec.find("routes").(*Routes)
+		inner, ok := c.Spec().find("routes").(*Routes)
 		if !ok || c == m || !c.within(m.ID()) || c.under().Net != m.under().Net {
 			continue
 		}

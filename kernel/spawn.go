@@ -88,7 +88,7 @@ func (m *Machine) Spawn(ctx context.Context, c *Command, log string, restart Res
 		f.Close()
 		log = f.Name()
 	}
-	if m.spec.Keep && restart != RestartNo {
+	if m.Spec().Keep && restart != RestartNo {
 		return m.spawnSupervised(ctx, c, log, restart)
 	}
 	p := newProcess(m, c, log, restart)

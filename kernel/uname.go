@@ -49,7 +49,7 @@ func (u *Uname) Enter(s *Steps) error {
 }
 
 func (u *Uname) set(m *Machine) error {
-	if !m.spec.Has("uname") {
+	if !m.Spec().Has("uname") {
 		return bad("uname", "", nil, "the machine shares its parent's names: make it with uname(…) to change them")
 	}
 	return m.perform(func(s *Steps) { u.Enter(s) })

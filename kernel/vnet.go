@@ -274,7 +274,7 @@ func (v *VNet) keep() error {
 	if v.spec.Keep || v.net == nil || v.dead {
 		return nil
 	}
-	if !v.parent.isHost() && !v.parent.spec.Keep {
+	if !v.parent.isHost() && !v.parent.Spec().Keep {
 		return nil // it ends with its parent, and so does whatever is on it
 	}
 	v.spec.Keep = true

@@ -185,7 +185,7 @@ func readNet(dir string) (*netRecord, error) {
 // it. Links end with the networks and machines at their ends.
 func (l *Lab) closeNets(ctx context.Context) error {
 	var errs []error
-	kept := slices.ContainsFunc(l.Machines(), func(m *Machine) bool { return m.spec.Keep })
+	kept := slices.ContainsFunc(l.Machines(), func(m *Machine) bool { return m.Spec().Keep })
 	if kept && slices.ContainsFunc(l.VNets(), func(v *VNet) bool { return v.spec.Keep }) {
 		errs = append(errs, l.tellAll()) // whom of those they knew the kept machines still have
 	}
