@@ -37,3 +37,6 @@ require (
 	golang.org/x/tools v0.38.0 // indirect
 	google.golang.org/protobuf v1.36.11 // indirect
 )
+
+// Its runtime is for marshalling, which nobody here does: see the folder's doc.go.
+replace google.golang.org/protobuf => ./kernel/cgroup/protobuf

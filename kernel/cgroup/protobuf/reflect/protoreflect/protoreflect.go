@@ -1,0 +1,8 @@
+// Package protoreflect has the types that generated code mentions. See the package
+// protobuf, two above it.
+package protoreflect
+
+type (
+	Message        any
+	FileDescriptor any
+)
