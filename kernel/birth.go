@@ -3,6 +3,8 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"math"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -36,14 +38,23 @@ type process struct {
 // imageNumber is the descriptor that stage0's own image has in every child, and
 // stage0Path what is executed. It must be among those handed over: on its way to
 // exec the Go runtime puts descriptors of its own on numbers just above the
-// highest of them, and would overwrite any other.
+// highest of them, and would overwrite any other. syncNumber is the line to msh,
+// where there is one: the first that a program holds.
 const (
 	imageNumber = stage0.BlobFD + 1
+	syncNumber  = imageNumber + 1
 	stage0Path  = "/proc/self/fd/4"
 )
 
+// markInherited has descriptors that whoever started msh left open to it closed on
+// exec. stage0 closes what it finds, but stands in the machine by then.
+var markInherited = sync.OnceFunc(func() {
+	unix.CloseRange(3, math.MaxUint32, closeOnExec)
+})
+
 // start starts it. The caller closes the process.
 func (b *birth) start() (*process, error) {
+	markInherited()
 	if b.in != nil {
 		defer b.in.hold()()
 		if err := b.in.awake(); err != nil {
@@ -69,7 +80,9 @@ func (b *birth) start() (*process, error) {
 		if !ok {
 			return nil, fmt.Errorf("start: no descriptor %q", name)
 		}
-		number[name] = len(files)
+		if number[name] = len(files); name == syncFD && len(files) != syncNumber {
+			return nil, fmt.Errorf("start: the line to msh is descriptor %d, want %d", len(files), syncNumber)
+		}
 		files = append(files, uintptr(fd))
 	}
 	if b.fault == 0 && !ignoring() {

@@ -35,13 +35,13 @@
 //	Prepare; claims: ledger, then book
 //	ledger: cgroup; mkdir it, set limits
 //	open the trees it will mount
-//	clone into group and namespaces ───────> write "0" into the v1 groups
+//	clone into group and namespaces ───────> leave the keyring; write "0" into the v1 groups
 //	                                         read sync  (if somebody attaches)
 //	shift the owners of trees, Attach        .
 //	write sync ────────────────────────────> go on
 //	                                         the kinds' steps: root, mounts, names, …
-//	                                         leave the session, keyring, umask, signals; limits
-//	sync closes <─────────────────────────── execve init (descriptors close)
+//	                                         leave the session, umask, signals, descriptors; limits
+//	sync closes <─────────────────────────── execve init (the last descriptors close)
 //	ledger: the machine is up
 //
 // When a step fails, the child writes its number and errno into the list and
@@ -65,7 +65,10 @@
 //
 // run, spawn, shell and exec all start with the same steps (Machine.entry): born
 // in the machine's control group and PID namespace, join the other namespaces in
-// one setns(2) on init's pidfd, take its rlimits, leave what was the caller's.
+// one setns(2) on init's pidfd, take its rlimits, leave what was the caller's. No
+// path that the machine has a say in is used before descriptors are closed, and
+// from the moment that the process has other ids than its program's it cannot be
+// traced (Steps.enter, Steps.clean).
 //
 // # Worked example
 //

@@ -58,6 +58,7 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 		return fd, err
 	}
 	s := &Steps{stage0.New(), &Plan{Spec: m.Spec(), Under: m.self, Group: m.group}}
+	s.leaveKeyring()
 	b := &birth{program: s.Program, files: map[stage0.FD]int{}, cgroup: -1, pidns: -1, fault: m.host.Fault.Child, in: m}
 	if m.group == nil {
 		s.Plan.Group = &cgroup.Group{}

@@ -133,12 +133,9 @@ func (e entered) call(ctx context.Context, op, name string, files map[stage0.FD]
 }
 
 // begin starts a process of the machine's root. It is out of reach of ptrace(2),
-// even of a root that has the host's ids: msh believes what it says.
+// even of a root that has the host's ids (Steps.enter): msh believes what it says.
 func (e entered) begin(files map[stage0.FD]int, steps func(*Steps)) (*process, error) {
-	return e.m.begin(files, func(s *Steps) {
-		s.Call("be nobody's to trace", 0, unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
-		steps(s)
-	})
+	return e.m.begin(files, steps)
 }
 
 // explain tells why a process has not done what it was started for: because the

@@ -39,6 +39,7 @@ const (
 func (p *Plan) write(state string) error {
 	s := p.Steps
 	s.Hold(syncFD) // closed by exec, it tells msh that the machine is up
+	s.leaveKeyring()
 	s.joinGroups()
 	if p.relayed() {
 		s.relay()
@@ -59,6 +60,9 @@ func (p *Plan) write(state string) error {
 	}
 	if p.Table {
 		s.Call("keep mounts from the parent's table", 0, unix.SYS_MOUNT, 0, "/", 0, unix.MS_REC|unix.MS_PRIVATE, 0)
+	}
+	if !p.Spec.Has("root") { // which goes to its own
+		s.Call("leave the caller's directory", 0, unix.SYS_CHDIR, "/")
 	}
 	err := p.each(func(r Resource) error {
 		if r, ok := r.(Enterer); ok {
@@ -172,7 +176,16 @@ func (s *Steps) becomeUser(uid, gid int, groups []int) {
 
 // enter joins namespaces of the process behind a pidfd, all in one call but the
 // PID namespace, which only children get.
+//
+// Between setns(2) and setresuid(2) the process is the host's root by its number
+// and the machine's by its rights: whoever has CAP_SYS_PTRACE there could take it
+// over and write what belongs to the host's root, all of /proc/sys first
+// (CVE-2016-9962 was such a window). A process that is not dumpable only those
+// can trace who have that right where its program was executed: on the host.
 func (s *Steps) enter(words string, pidfd stage0.FD, space uintptr) {
+	if space&unix.CLONE_NEWUSER != 0 {
+		s.Call("be nobody's to trace", 0, unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
+	}
 	if f := space &^ unix.CLONE_NEWPID; f != 0 {
 		s.Call(words, 0, unix.SYS_SETNS, pidfd, uint64(f))
 	}
@@ -181,13 +194,35 @@ func (s *Steps) enter(words string, pidfd stage0.FD, space uintptr) {
 	}
 }
 
-// clean drops what the process may have from msh's own surroundings: a keyring,
-// a umask, ignored signals, open descriptors.
+// leaveKeyring leaves the caller's session keyring for an empty one. It comes before
+// the process becomes a user of the machine's: that one's quota of keys the machine
+// can use up (keyrings(7)), and with the old keyring it would get the caller's keys.
+func (s *Steps) leaveKeyring() {
+	var flags stage0.Flags
+	if !keyrings() {
+		flags = stage0.MayFail
+	}
+	s.Call("leave the caller's keyring", flags, unix.SYS_KEYCTL, joinSession, 0)
+}
+
+// keyrings tells whether this kernel, and whoever filters its calls, knows keys.
+var keyrings = sync.OnceValue(func() bool {
+	_, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
+	return err != unix.ENOSYS && err != unix.EPERM
+})
+
+// clean drops what the process may have from msh's own surroundings: a umask,
+// ignored signals, open descriptors.
+//
+// These are closed, not just marked: a path that the machine has a say in is gone
+// to and executed after this, and may be a link to /proc/self/fd/N
+// (CVE-2024-21626). The three that stay are the program's memory file, stage0's,
+// and the line to msh, which exec is to close.
 func (s *Steps) clean() {
-	s.Call("leave the caller's keyring", stage0.MayFail, unix.SYS_KEYCTL, joinSession, 0)
 	s.Call("umask 022", 0, unix.SYS_UMASK, 0o022)
 	s.Spare(defaultActions()...)
-	s.Call("close all else on exec", 0, unix.SYS_CLOSE_RANGE, 3, uint64(^uint32(0)), closeOnExec)
+	s.Call("close the line to msh on exec", 0, unix.SYS_CLOSE_RANGE, stage0.BlobFD, syncNumber, closeOnExec)
+	s.Call("close all else", 0, unix.SYS_CLOSE_RANGE, syncNumber+1, uint64(^uint32(0)), 0)
 }
 
 // defaultActions are the steps that undo the ignoring of signals: it stays across

@@ -23,8 +23,14 @@ func SealedFile(name string, content []byte) (int, error) {
 		unix.Close(fd)
 		return -1, fmt.Errorf("write %s: %w", name, err)
 	}
-	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
+	// The mode as well, which Linux can since 6.3: without its x bits, for which any
+	// root of the same ids could ask by that path, nobody could execute it again.
+	const seals, mode = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE, unix.F_SEAL_EXEC
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals|mode)
+	if errors.Is(err, unix.EINVAL) {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
+	}
+	if err != nil {
 		unix.Close(fd)
 		return -1, fmt.Errorf("seal %s: %w", name, err)
 	}
