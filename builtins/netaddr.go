@@ -20,7 +20,7 @@ var netaddrWord = &interp.Word{
 		{Name: "address", Type: "string", Rest: true, Doc: `"10.0.0.2" or "fd00::2": addresses that interfaces of the parent have, without a prefix length`},
 	},
 	Returns: "a resource of kind netaddr, mode shared",
-	Errors:  "an address that no interface of the parent has; netif() or netspace() beside it, which give a network universe of its own; a host without cgroup v2",
+	Errors:  "an address that no interface of the parent has; netif() or netspace() beside it, which give a network universe of its own; a kernel before 5.14 or without CONFIG_CGROUP_BPF",
 	Example: `m = machine_rfork(resources=[netaddr("127.0.0.1")])
 server = "import socket; s = socket.socket(); s.bind(('0.0.0.0', 0)); print(s.getsockname()[0])"
 print(m.run(["python3", "-c", server]).stdout.strip())

@@ -117,7 +117,7 @@ var routesWord = &interp.Word{
 		{Name: "table", Type: "int", Default: "None", Doc: "the number of the table: in a universe of its own instead of the main one, which is then left to the machine's own rules; in the parent's instead of the next free one"},
 	},
 	Returns: "a resource of kind routes, mode new",
-	Errors:  "an interface that is not there; a gateway in no network of an interface; two routes to one network of one metric; a table that is reserved or in use; a host without cgroup v2, in the parent's universe",
+	Errors:  "an interface that is not there; a gateway in no network of an interface; two routes to one network of one metric; a table that is reserved or in use; in the parent's universe, a kernel before 5.14 or without CONFIG_CGROUP_BPF",
 	Example: `m = machine_rfork(resources=[netspace(), children(1), routes([route("10.9.0.0/16", dev="lo")])])
 print(m.run("ip route").stdout.strip())
 inner = m.rfork(resources=[routes([route("10.9.8.0/24", dev="lo")])])

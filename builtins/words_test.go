@@ -13,6 +13,7 @@ import (
 
 	"msh/interp"
 	"msh/kernel"
+	"msh/kernel/cgroup"
 	"msh/stdlib"
 )
 
@@ -79,7 +80,9 @@ func script(t *testing.T, code string, dry bool) (string, error) {
 	if e := s.Close(context.Background()); e != nil {
 		t.Errorf("close: %v", e)
 	}
-	if dirs, _ := filepath.Glob("/sys/fs/cgroup/*/msh." + labName + ".*"); len(dirs) > 0 {
+	if host, e := cgroup.Detect(); e != nil {
+		t.Error(e)
+	} else if dirs := host.Find("msh." + labName + ".*"); len(dirs) > 0 {
 		t.Errorf("left behind: %v", dirs)
 	}
 	if err != nil {

@@ -66,10 +66,8 @@ func (t *Txn) open(b *birth) error {
 	if err := joinFiles(p.Group.Joins(), p.Group.V1, b.files, t.own); err != nil {
 		return err
 	}
-	if p.Group.V2() {
-		if b.cgroup, err = t.own(unix.Open(p.Group.Processes(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)); err != nil {
-			return fmt.Errorf("open %s: %w", p.Group.Processes(), err)
-		}
+	if b.cgroup, err = t.own(unix.Open(p.Group.Processes(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)); err != nil {
+		return fmt.Errorf("open %s: %w", p.Group.Processes(), err)
 	}
 	if p.Under.Space != 0 {
 		if b.files[parentFD], err = t.own(t.parent.handle()); err != nil {

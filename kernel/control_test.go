@@ -40,6 +40,34 @@ func TestFreeze(t *testing.T) {
 	destroy(t, m)
 }
 
+// A command in a machine that is frozen meanwhile ends with its timeout all the same.
+func TestRunFrozen(t *testing.T) {
+	l := newLab(t)
+	m := fork(t, l, space("pidspace"))
+	frozen := make(chan error, 1)
+	go func() {
+		for len(pidsOf(t, m)) < 3 { // init, sh, sleep
+			time.Sleep(5 * time.Millisecond)
+		}
+		frozen <- m.Freeze(context.Background())
+	}()
+	r, err := m.Run(t.Context(), &Command{Argv: []string{"/bin/sh", "-c", "echo begun; sleep 600; echo over"}}, nil, 2*time.Second)
+	if e := <-frozen; e != nil {
+		t.Fatal(e)
+	}
+	if err == nil {
+		t.Fatalf("it has ended: %+v", r)
+	}
+	contains(t, err.Error(), "still running after 2s: killed")
+	want(t, "what it said", "begun\n", string(r.Stdout))
+	want(t, "state", "frozen", m.State())
+	want(t, "left", 1, len(pidsOf(t, m)))
+	if err := m.Thaw(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "afterwards", "here", run(t, m, "echo", "here"))
+}
+
 func TestStop(t *testing.T) {
 	l := newLab(t)
 	for _, rs := range [][]Resource{nil, {space("pidspace")}} {

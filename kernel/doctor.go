@@ -95,7 +95,14 @@ func checkCapability() Finding {
 }
 
 func (h *Host) checkCgroup() Finding {
-	return Finding{Name: "cgroup", OK: true, Vital: true, Detail: h.Cgroup.Mode() + ", controllers " + strings.Join(h.Cgroup.Controllers, " ")}
+	f := Finding{Name: "cgroup", OK: true, Vital: true, Detail: h.Cgroup.Mode() + ", controllers " + strings.Join(h.Cgroup.Controllers, " ")}
+	if h.Cgroup.V2 == cgroup.Private {
+		f.Detail += "; cgroup2 by a mount of msh's own"
+		if err := h.Cgroup.Try(); err != nil && os.Geteuid() == 0 {
+			f.OK, f.Detail, f.Mend = false, err.Error(), "mount cgroup2 on "+cgroup.Root+"/unified"
+		}
+	}
+	return f
 }
 
 func (h *Host) checkController(name string) Finding {

@@ -65,7 +65,7 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 		return b, s, closeAll, nil
 	}
 	err := joinFiles(m.group.Joins(), m.group.V1, b.files, own)
-	if err == nil && m.group.V2() {
+	if err == nil {
 		b.cgroup, err = own(unix.Open(m.group.Processes(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0))
 	}
 	if err != nil {

@@ -112,12 +112,20 @@ func (m *Machine) space() uintptr { return m.self.Space }
 // IDs are its ids as the host sees them; nil where they are the host's.
 func (m *Machine) IDs() []IDMap { return m.self.IDs }
 
-// Groups are the directories of its control group.
+// Groups are the directories of its control group, by paths that hold as long as this process.
 func (m *Machine) Groups() []string {
 	if m.group == nil {
 		return nil
 	}
 	return m.group.Dirs()
+}
+
+// GroupNames are they in words that mean the same to everybody.
+func (m *Machine) GroupNames() []string {
+	if m.group == nil {
+		return nil
+	}
+	return m.group.Names()
 }
 
 func (m *Machine) isHost() bool { return m.parent == nil && m.Spec().Name == "host" }

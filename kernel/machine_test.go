@@ -172,12 +172,13 @@ func hostState(t *testing.T, h *Host) []string {
 
 // groupsLeft lists the control groups of labs whose names begin so.
 func groupsLeft(prefix string) []string {
+	h, err := cgroup.Detect()
+	if err != nil {
+		return []string{err.Error()}
+	}
 	var s []string
-	for _, pattern := range []string{"/sys/fs/cgroup/msh.", "/sys/fs/cgroup/*/msh."} {
-		dirs, _ := filepath.Glob(pattern + prefix + "*")
-		for _, d := range dirs {
-			s = append(s, "cgroup "+d)
-		}
+	for _, d := range h.Find("msh." + prefix + "*") {
+		s = append(s, "cgroup "+d)
 	}
 	return s
 }

@@ -69,9 +69,6 @@ func (n *Netaddr) Plan(p *Plan) error {
 
 // Prepare looks whether the addresses are there to be had.
 func (n *Netaddr) Prepare(t *Txn) error {
-	if err := t.needGroupPrograms("netaddr"); err != nil {
-		return err
-	}
 	if err := t.parent.mayHave(n.Addresses); err != nil {
 		return err
 	}
@@ -82,15 +79,6 @@ func (n *Netaddr) Prepare(t *Txn) error {
 	defer ns.Close()
 	_, err = n.networks(t.parent, ns)
 	return err
-}
-
-// needGroupPrograms tells whether programs can be attached to the machine's group.
-func (t *Txn) needGroupPrograms(kind string) error {
-	if t.plan.Group.V2() {
-		return nil
-	}
-	return unsupported("mount -t cgroup2 none /sys/fs/cgroup/unified (beside v1 it needs no controllers), before msh starts",
-		"%s: BPF programs attach to groups of cgroup v2, and this host has v1 only", kind)
 }
 
 // mayHave tells whether a machine of m's can have the addresses: no more than the
@@ -180,9 +168,6 @@ func explainPrograms(kind string, err error) error {
 
 // listNetaddrs lists the addresses that a machine of v's can be left with.
 func listNetaddrs(v *View) ([]Available, error) {
-	if v.host.Cgroup.V2 == "" {
-		return []Available{{Name: "netaddr", Detail: "cgroup v1 only: mount cgroup2 on /sys/fs/cgroup/unified"}}, nil
-	}
 	ns, err := v.from.network()
 	if err != nil {
 		return nil, err

@@ -2,11 +2,8 @@ package kernel
 
 import (
 	"encoding/json"
-	"errors"
 	"strings"
 	"testing"
-
-	"msh/kernel/cgroup"
 )
 
 func TestNetaddr(t *testing.T) {
@@ -21,7 +18,6 @@ func TestNetaddrV2(t *testing.T) {
 
 func testNetaddr(t *testing.T) {
 	h := newHost(t)
-	needGroups(t, h)
 	own, other := uplink(t)
 	before := netState(t, own)
 	l := labOn(t, h, "")
@@ -76,7 +72,6 @@ func TestNetaddrNestedV2(t *testing.T) {
 
 func testNetaddrNested(t *testing.T) {
 	h := newHost(t)
-	needGroups(t, h)
 	uplink(t)
 	l := labOn(t, h, "")
 	binary := knockBinary(t)
@@ -109,7 +104,6 @@ func testNetaddrNested(t *testing.T) {
 // Whoever has other ids is held to them as well.
 func TestNetaddrUidspace(t *testing.T) {
 	h := newHost(t)
-	needGroups(t, h)
 	uplink(t)
 	l := labOn(t, h, "")
 	binary := knockBinary(t)
@@ -120,7 +114,6 @@ func TestNetaddrUidspace(t *testing.T) {
 
 func TestNetaddrErrors(t *testing.T) {
 	h := newHost(t)
-	needGroups(t, h)
 	uplink(t)
 	l := labOn(t, h, "")
 	_, err := l.Fork(t.Context(), l.Host(), &Spec{Resources: []Resource{addrs("10.0.0.2", "10.7.7.7", "fd77::1")}})
@@ -150,14 +143,6 @@ func TestNetaddrErrors(t *testing.T) {
 			contains(t, err.Error(), say)
 		}
 	}
-
-	// On a host with v1 only.
-	legacy := &cgroup.Host{Controllers: []string{"cpuacct", "freezer"}}
-	err = (&Txn{plan: &Plan{Group: legacy.Group("/x", cgroup.Limits{}, false)}}).needGroupPrograms("netaddr")
-	if !errors.Is(err, ErrNotSupported) {
-		t.Errorf("v1 only: %v", err)
-	}
-	contains(t, err.Error()+hintOf(err), "cgroup v2", "mount -t cgroup2")
 }
 
 func TestNetaddrJSON(t *testing.T) {

@@ -317,14 +317,6 @@ func addrs(texts ...string) *Netaddr {
 	return n
 }
 
-// needGroups skips where no program can be attached to a control group.
-func needGroups(t *testing.T, h *Host) {
-	t.Helper()
-	if h.Cgroup.V2 == "" {
-		t.Skip("cgroup v1 only: BPF programs attach to groups of v2")
-	}
-}
-
 func TestNetlab(t *testing.T) {
 	l := newLab(t)
 	m := fork(t, l, space("netspace"))

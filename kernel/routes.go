@@ -115,9 +115,6 @@ func (r *Routes) Prepare(t *Txn) error {
 	if t.plan.Spec.ownsNetwork() {
 		return nil
 	}
-	if err := t.needGroupPrograms("routes"); err != nil {
-		return err
-	}
 	if err := r.within(t.parent); err != nil {
 		return err
 	}

@@ -170,9 +170,6 @@ func listTables(v *View) ([]Available, error) {
 			list = append(list, Available{Name: fmt.Sprint("table ", n), Owner: c.Owner, Detail: fmt.Sprintf("what has mark %d goes by it, rule %d", n, tablePriority)})
 		}
 	}
-	if v.host.Cgroup.V2 == "" {
-		return append(list, Available{Name: "routes", Available: true, Detail: "in a network of its own; a table in its parent's wants cgroup2 mounted on /sys/fs/cgroup/unified"}), nil
-	}
 	next, err := (&Routes{}).free(v.host, v.from, ns)
 	if err != nil {
 		return append(list, Available{Name: "routes", Detail: err.Error()}), nil

@@ -15,7 +15,6 @@ import (
 // In its parent's network a machine has a table to itself, by every way in.
 func TestRoutesShared(t *testing.T) {
 	h := newHost(t)
-	needGroups(t, h)
 	own, other := uplink(t)
 	far(t, own, "up1", []string{"10.1.0.1/24"}, []string{"10.1.0.9/24"})
 	before := netState(t, own)
@@ -102,7 +101,6 @@ func TestRoutesNestedV2(t *testing.T) {
 
 func testRoutesNested(t *testing.T) {
 	h := newHost(t)
-	needGroups(t, h)
 	own, _ := uplink(t)
 	before := netState(t, own)
 	l := labOn(t, h, "")
@@ -235,7 +233,6 @@ func TestRoutesVNet(t *testing.T) {
 
 func TestRoutesTable(t *testing.T) {
 	h := newHost(t)
-	needGroups(t, h)
 	own, _ := uplink(t)
 	before := netState(t, own)
 	l := labOn(t, h, "")
@@ -360,7 +357,6 @@ func TestRoutesFaultsV2(t *testing.T) {
 
 func testRoutesFaults(t *testing.T) {
 	h := newHost(t)
-	needGroups(t, h)
 	own, _ := uplink(t)
 	before := netState(t, own)
 	l := labOn(t, h, "")
@@ -386,7 +382,6 @@ func TestRoutesCrashV2(t *testing.T) {
 
 func testRoutesCrash(t *testing.T) {
 	h := newHost(t)
-	needGroups(t, h)
 	own, _ := uplink(t)
 	before := netState(t, own)
 	made := 0

@@ -69,7 +69,7 @@ func inspect(h *kernel.Host, m *kernel.Machine) (*inspected, error) {
 	i := &inspected{
 		Name: m.Name(), Lab: m.LabName(), State: m.State(), Pid: m.Pid(), Parent: m.Parent().Name(), Children: []string{},
 		Init: spec.Init, Keep: spec.Keep, Made: spec.Pos, Given: []map[string]any{}, IDs: []idRange{}, Namespaces: map[string]string{},
-		Cgroups: m.Groups(), Directory: m.Dir(),
+		Cgroups: m.GroupNames(), Directory: m.Dir(),
 	}
 	all, err := h.Machines()
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"msh/kernel"
+	"msh/kernel/cgroup"
 )
 
 var update = flag.Bool("update", false, "rewrite the goldens with what msh prints")
@@ -133,13 +134,14 @@ type traces struct {
 // find lists them as text: control groups of the labs, mounts, network interfaces, routes, rules, processes of msh's.
 func (h *traces) find() []string {
 	var all []string
-	for _, pattern := range []string{"/sys/fs/cgroup/msh.*", "/sys/fs/cgroup/*/msh.*"} {
-		groups, _ := filepath.Glob(pattern)
-		for _, g := range groups {
-			lab := strings.Split(filepath.Base(g), ".")[1]
-			if slices.ContainsFunc(h.labs, func(l string) bool { return lab == l || strings.HasPrefix(lab, l+"-") }) {
-				all = append(all, "cgroup "+g)
-			}
+	host, err := cgroup.Detect()
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, g := range host.Find("msh.*") {
+		lab := strings.Split(filepath.Base(g), ".")[1]
+		if slices.ContainsFunc(h.labs, func(l string) bool { return lab == l || strings.HasPrefix(lab, l+"-") }) {
+			all = append(all, "cgroup "+g)
 		}
 	}
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
@@ -184,15 +186,15 @@ func (h *traces) settled(before []string) (diff string) {
 	return diff
 }
 
-// condition knows [root], [cgroup2], [vm], [cpus:N], and [shift]: whether the owners of the host's root can be shifted
+// condition knows [root], [cgroup1] (v1 alone), [cgroup2] (v2 alone), [vm], [cpus:N], and [shift]: whether the owners of the host's root can be shifted
 // into a uidspace, which a root on tmpfs before Linux 6.3, or on an overlay, does not allow.
 func condition(cond string) (bool, error) {
 	switch {
 	case cond == "root":
 		return os.Geteuid() == 0, nil
-	case cond == "cgroup2":
+	case cond == "cgroup1", cond == "cgroup2":
 		h, err := kernel.NewHost("")
-		return err == nil && h.Cgroup.Unified, err
+		return err == nil && h.Cgroup.Mode() == map[string]string{"cgroup1": "v1", "cgroup2": "v2"}[cond], err
 	case cond == "shift":
 		return shifts(), nil
 	case cond == "vm":

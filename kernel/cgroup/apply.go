@@ -25,6 +25,9 @@ const ownerMark = "trusted.msh.owner"
 // mine tells whether the group's first directory, with which all begin and end,
 // is there and this machine's.
 func (g *Group) mine() (bool, error) {
+	if err := g.ready(); err != nil {
+		return false, err
+	}
 	dir := g.dir(g.Tracker)
 	var mark [512]byte
 	n, err := unix.Getxattr(dir, ownerMark, mark[:])
@@ -45,10 +48,13 @@ func (g *Group) mine() (bool, error) {
 // Make makes the group's directories and sets its limits. Each directory must be
 // new: one that is there belongs to somebody else.
 func (g *Group) Make() error {
+	if err := g.ready(); err != nil {
+		return err
+	}
 	for i, d := range g.Dirs() {
 		if err := unix.Mkdir(d, 0o755); err != nil {
 			if errors.Is(err, unix.EEXIST) {
-				return fmt.Errorf("cgroup %s is there already and not this machine's: it is another msh's (MSH_STATE) or a leftover of none; choose another name (--lab)", d)
+				return fmt.Errorf("cgroup %s is there already and not this machine's: it is another msh's (MSH_STATE) or a leftover of none; choose another name (--lab)", g.Names()[i])
 			}
 			return fmt.Errorf("mkdir %s: %w", d, err)
 		}

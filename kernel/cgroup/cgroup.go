@@ -6,7 +6,8 @@
 //	unified   /sys/fs/cgroup/msh.lab.m1                 limits and processes
 //	hybrid    /sys/fs/cgroup/unified/msh.lab.m1         processes: kill, freeze, CPU time
 //	          /sys/fs/cgroup/{cpu,memory,…}/msh.lab.m1  only where a limit asks for it
-//	legacy    /sys/fs/cgroup/{freezer,cpuacct,…}/…      likewise
+//	legacy    cgroup2:/msh.lab.m1                       as in hybrid, in a mount of v2
+//	          /sys/fs/cgroup/{cpu,memory,…}/msh.lab.m1  that only msh sees: Private
 //
 // The hierarchy that holds the processes is the mark of ownership: whatever is
 // found in it after a crash is the machine's, and nothing else is. The limits
@@ -40,7 +41,7 @@ var ErrMissing = errors.New("controller missing")
 // Host is what this host has.
 type Host struct {
 	Unified bool   // v2 alone
-	V2      string // where the v2 hierarchy is, "" on a legacy host
+	V2      string // where the v2 hierarchy is mounted; Private on a legacy host
 	// Controllers that limits can use, sorted. On v2 those of the root, else
 	// those with a v1 hierarchy of their own.
 	Controllers []string
@@ -58,17 +59,14 @@ func Detect() (*Host, error) {
 			return nil, err
 		}
 		h.Controllers = strings.Fields(string(b))
-	case cgroups.Hybrid:
-		h.V2 = filepath.Join(Root, "unified")
-		fallthrough
-	case cgroups.Legacy:
+	case cgroups.Hybrid, cgroups.Legacy:
+		if h.V2 = filepath.Join(Root, "unified"); cgroups.Mode() == cgroups.Legacy {
+			h.V2 = Private
+		}
 		for _, name := range []string{"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids"} {
 			if unix.Access(filepath.Join(Root, name, "cgroup.procs"), unix.F_OK) == nil {
 				h.Controllers = append(h.Controllers, name)
 			}
-		}
-		if h.V2 == "" && !h.has("freezer") {
-			return nil, fmt.Errorf("cgroup v1 without a freezer hierarchy: msh cannot tell a machine's processes from others: mount cgroup2 on %s/unified", Root)
 		}
 	default:
 		return nil, fmt.Errorf("no cgroup hierarchy at %s: mount cgroup2 there", Root)
@@ -82,28 +80,20 @@ func (h *Host) Mode() string {
 	switch {
 	case h.Unified:
 		return "v2"
-	case h.V2 != "":
-		return "hybrid"
+	case h.V2 == Private:
+		return "v1"
 	}
-	return "v1"
+	return "hybrid"
 }
 
 func (h *Host) has(controller string) bool { return slices.Contains(h.Controllers, controller) }
-
-// tracker is the directory under which processes are kept together.
-func (h *Host) tracker() string {
-	if h.V2 != "" {
-		return h.V2
-	}
-	return filepath.Join(Root, "freezer")
-}
 
 // A Group is the control group of one machine, in every hierarchy it needs. It
 // is plain data, and can be written down and used by another process.
 type Group struct {
 	Path    string   // from the root of each hierarchy: "/msh.lab.m1"
 	Unified bool     // whether limits and processes are both in v2
-	Tracker string   // the mount point of the hierarchy that holds the processes
+	Tracker string   // the mount point of the v2 hierarchy, which holds the processes; or Private
 	V1      []string `json:",omitempty"` // controllers of v1 in use
 	// Owner marks the directory of the processes as this machine's.
 	Owner string
@@ -116,13 +106,9 @@ type Group struct {
 // Group lays out the group for those limits, touching nothing. parents is for
 // a machine that will have machines of its own.
 func (h *Host) Group(path string, l Limits, parents bool) *Group {
-	g := &Group{Path: path, Unified: h.Unified, Tracker: h.tracker(), Limits: l, Leaf: h.Unified && parents}
+	g := &Group{Path: path, Unified: h.Unified, Tracker: h.V2, Limits: l, Leaf: h.Unified && parents}
 	if !h.Unified {
-		g.V1 = l.controllers()
-		if h.V2 == "" {
-			g.V1 = append(g.V1, "freezer", "cpuacct")
-		}
-		slices.Sort(g.V1)
+		g.V1 = l.controllers() // sorted
 	}
 	return g
 }
@@ -150,22 +136,29 @@ func (h *Host) Check(l Limits) error {
 }
 
 // dir is the group's directory in the hierarchy mounted at mount.
-func (g *Group) dir(mount string) string { return filepath.Join(mount, g.Path) }
+func (g *Group) dir(mount string) string { return filepath.Join(mountPoint(mount), g.Path) }
 
 func (g *Group) v1dir(controller string) string { return g.dir(filepath.Join(Root, controller)) }
 
-// Dirs lists every directory that Make makes, in its order.
+// Dirs lists every directory that Make makes, in its order, by paths that hold as long as this process.
 func (g *Group) Dirs() []string {
 	dirs := []string{g.dir(g.Tracker)}
 	if g.Leaf {
 		dirs = append(dirs, g.Processes())
 	}
 	for _, c := range g.V1 {
-		if d := g.v1dir(c); d != dirs[0] {
-			dirs = append(dirs, d)
-		}
+		dirs = append(dirs, g.v1dir(c))
 	}
 	return dirs
+}
+
+// Names are the directories in words that mean the same to everybody.
+func (g *Group) Names() []string {
+	names := g.Dirs()
+	if g.Tracker == Private {
+		names[0] = Private + g.Path
+	}
+	return names
 }
 
 // Processes is the directory that a machine's processes are in.
@@ -185,6 +178,3 @@ func (g *Group) Joins() []string {
 	}
 	return files
 }
-
-// V2 tells whether processes can be born in the group by CLONE_INTO_CGROUP.
-func (g *Group) V2() bool { return g.Tracker != filepath.Join(Root, "freezer") }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"golang.org/x/sys/unix"
 
@@ -19,11 +18,19 @@ import (
 )
 
 func (g *Group) v2() (*cgroup2.Manager, error) {
-	return cgroup2.Load(g.Path, cgroup2.WithMountpoint(g.Tracker))
+	if err := g.ready(); err != nil {
+		return nil, err
+	}
+	return cgroup2.Load(g.Path, cgroup2.WithMountpoint(mountPoint(g.Tracker)))
 }
 
 // Pids lists the processes in the group and in those below it.
-func (g *Group) Pids() ([]int, error) { return pidsBelow(g.dir(g.Tracker)) }
+func (g *Group) Pids() ([]int, error) {
+	if err := g.ready(); err != nil {
+		return nil, err
+	}
+	return pidsBelow(g.dir(g.Tracker))
+}
 
 // Has tells whether a process, even one that has ended and was not yet reaped, is
 // in the group or below.
@@ -80,9 +87,6 @@ func pidsIn(dir string) ([]int, error) {
 // Freeze stops every process in the group and below, and returns when they have
 // stopped or ctx ends.
 func (g *Group) Freeze(ctx context.Context) error {
-	if !g.V2() {
-		return cgroup1.NewFreezer(Root).Freeze(g.Path)
-	}
 	m, err := g.v2()
 	if err != nil {
 		return err
@@ -95,9 +99,6 @@ func (g *Group) Freeze(ctx context.Context) error {
 
 // Thaw lets them go on.
 func (g *Group) Thaw(ctx context.Context) error {
-	if !g.V2() {
-		return cgroup1.NewFreezer(Root).Thaw(g.Path)
-	}
 	m, err := g.v2()
 	if err != nil {
 		return err
@@ -112,12 +113,8 @@ func (g *Group) Thaw(ctx context.Context) error {
 // process must never be started in such a group: its parent, which waits until
 // it has executed its program, would stand still with it.
 func (g *Group) Frozen() bool {
-	if !g.V2() { // v1 tells what is so, whoever froze it
-		b, err := rawfile.Read(filepath.Join(g.dir(g.Tracker), "freezer.state"))
-		return err == nil && strings.TrimSpace(string(b)) != "THAWED"
-	}
 	for path := g.Path; path != "/" && path != "."; path = filepath.Dir(path) {
-		b, err := rawfile.Read(filepath.Join(g.Tracker, path, "cgroup.freeze"))
+		b, err := rawfile.Read(filepath.Join(mountPoint(g.Tracker), path, "cgroup.freeze"))
 		if err == nil && strings.TrimSpace(string(b)) == "1" {
 			return true
 		}
@@ -154,26 +151,23 @@ func (g *Group) Kill() error {
 	if !strings.HasPrefix(g.Path, "/msh.") {
 		return fmt.Errorf("kill cgroup %q: not a machine's", g.Path) // never the root's
 	}
-	dir := g.dir(g.Tracker)
-	if g.V2() {
-		err := rawfile.Write(filepath.Join(dir, "cgroup.kill"), "1")
-		if err == nil || errors.Is(err, unix.ENODEV) {
-			return nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	if err := g.ready(); err != nil {
+		return err
 	}
-	// v1, and v2 before 5.14, have no kill: freeze, so that no fork gets away,
-	// signal, thaw.
+	dir := g.dir(g.Tracker)
+	err := rawfile.Write(filepath.Join(dir, "cgroup.kill"), "1")
+	if err == nil || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// Before 5.14 there is no kill: freeze, so that no fork gets away, signal, thaw.
 	if unix.Access(dir, unix.F_OK) != nil {
 		return nil
 	}
-	file, on, off := "freezer.state", "FROZEN", "THAWED"
-	if g.V2() {
-		file, on, off = "cgroup.freeze", "1", "0"
-	}
-	if err := rawfile.Write(filepath.Join(dir, file), on); err != nil {
+	freeze := filepath.Join(dir, "cgroup.freeze")
+	if err := rawfile.Write(freeze, "1"); err != nil {
 		return err
 	}
 	pids, err := g.Pids()
@@ -182,7 +176,7 @@ func (g *Group) Kill() error {
 			err = errors.Join(err, fmt.Errorf("kill %d: %w", pid, e))
 		}
 	}
-	return errors.Join(err, rawfile.Write(filepath.Join(dir, file), off))
+	return errors.Join(err, rawfile.Write(freeze, "0"))
 }
 
 // Remove ends the group's processes, waits for them and removes its directories

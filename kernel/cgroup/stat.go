@@ -26,6 +26,9 @@ type Stats struct {
 
 // Stats reads them.
 func (g *Group) Stats() (*Stats, error) {
+	if err := g.ready(); err != nil {
+		return nil, err
+	}
 	if g.Unified {
 		return g.statsV2()
 	}
@@ -66,23 +69,16 @@ func (g *Group) statsV1() (*Stats, error) {
 	m := &v1.Metrics{CPU: &v1.CPUStat{Usage: &v1.CPUUsage{}, Throttling: &v1.Throttle{}}}
 	out := &Stats{}
 	uses := func(c string) bool { return slices.Contains(g.V1, c) }
-	if g.V2() {
-		// cpu.stat of v2 counts time without any controller.
-		b, err := os.ReadFile(filepath.Join(g.dir(g.Tracker), "cpu.stat"))
-		if err != nil {
-			return nil, err
+	// cpu.stat of v2 counts time without any controller.
+	b, err := os.ReadFile(filepath.Join(g.dir(g.Tracker), "cpu.stat"))
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == "usage_usec" {
+			n, _ := strconv.ParseUint(f[1], 10, 64)
+			out.CPUSeconds = float64(n) / 1e6
 		}
-		for line := range strings.Lines(string(b)) {
-			if f := strings.Fields(line); len(f) == 2 && f[0] == "usage_usec" {
-				n, _ := strconv.ParseUint(f[1], 10, 64)
-				out.CPUSeconds = float64(n) / 1e6
-			}
-		}
-	} else {
-		if err := cgroup1.NewCpuacct(Root).Stat(g.Path, m); err != nil {
-			return nil, err
-		}
-		out.CPUSeconds = float64(m.CPU.Usage.Total) / 1e9
 	}
 	if uses("cpu") {
 		if err := cgroup1.NewCpu(Root).Stat(g.Path, m); err != nil {
