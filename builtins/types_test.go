@@ -114,7 +114,7 @@ func TestDisplayFilter(t *testing.T) {
 		"tcp.port == 80": true, "ip.addr==10.0.0.1 || arp": true, "http.request": true, "frame contains x": true,
 		"prot tcp": false, "host 10.0.0.1 and tcp port 80": false, "tcp[13] & 2 != 0": true,
 	} {
-		if got := displayFilter.MatchString(filter); got != want {
+		if got := displayFilter(filter); got != want {
 			t.Errorf("%q: got %v, want %v", filter, got, want)
 		}
 	}

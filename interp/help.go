@@ -89,8 +89,8 @@ func (in *Interp) Doc(name string) (string, error) {
 		modules, err := in.moduleList()
 		return strings.TrimPrefix(in.list("")+modules, "\n"), err
 	}
-	if i := slices.IndexFunc(in.words, func(w *Word) bool { return w.Name == name }); i >= 0 {
-		return in.words[i].Help() + in.list(name), nil
+	if i := slices.IndexFunc(in.words(), func(w *Word) bool { return w.Name == name }); i >= 0 {
+		return in.words()[i].Help() + in.list(name), nil
 	}
 	if i := slices.IndexFunc(in.opts.Named, func(n Named) bool { return n.Name == name }); i >= 0 {
 		n := in.opts.Named[i]
@@ -106,7 +106,7 @@ func (in *Interp) Doc(name string) (string, error) {
 		return text, err
 	}
 	names := in.moduleNames()
-	for _, w := range in.words {
+	for _, w := range in.words() {
 		names = append(names, w.Name)
 		if owner, _, dotted := strings.Cut(w.Name, "."); dotted {
 			names = append(names, owner)
@@ -125,7 +125,7 @@ func (in *Interp) Doc(name string) (string, error) {
 func (in *Interp) list(owner string) string {
 	var words []*Word
 	width := 0
-	for _, w := range in.words {
+	for _, w := range in.words() {
 		// A type's name may be written small: help(m) asks for what m.Type() says.
 		if o, _, dotted := strings.Cut(w.Name, "."); owner == "" || dotted && strings.EqualFold(o, owner) {
 			words = append(words, w)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -58,9 +59,10 @@ type Options struct {
 // Interp runs scripts. Its methods may be called from several goroutines, but it runs one script, or one REPL, at a time.
 type Interp struct {
 	opts        Options
-	words       []*Word             // sorted by name
+	words       func() []*Word      // sorted by name
 	predeclared starlark.StringDict // what scripts can name
-	hidden      starlark.StringDict // predeclared, and what only rewritten scripts name
+	hidden      starlark.StringDict // predeclared, and what only rewritten scripts name: see hide
+	hides       bool                // the two differ
 
 	globals  starlark.StringDict // of the last script, and of the REPL
 	failures int                 // of the REPL's inputs
@@ -93,14 +95,17 @@ func New(opts Options) *Interp {
 		captured: make(map[string][]string),
 		modules:  make(map[string]*module),
 	}
-	in.words = slices.Concat(ownWords(), opts.Words)
-	slices.SortFunc(in.words, func(a, b *Word) int { return strings.Compare(a.Name, b.Name) })
-	in.predeclare()
+	words := slices.Concat(ownWords(), opts.Words)
+	in.words = sync.OnceValue(func() []*Word {
+		slices.SortFunc(words, func(a, b *Word) int { return strings.Compare(a.Name, b.Name) })
+		return words
+	})
+	in.predeclare(words)
 	return in
 }
 
 // Words returns all words, those of the interpreter and those of Options, sorted by name.
-func (in *Interp) Words() []*Word { return in.words }
+func (in *Interp) Words() []*Word { return in.words() }
 
 // Globals returns the global variables of the script that ran last, or of the REPL.
 func (in *Interp) Globals() starlark.StringDict { return in.globals }
@@ -114,14 +119,14 @@ func (in *Interp) ready() {
 
 func (in *Interp) dry() bool { return in != nil && in.opts.Dry }
 
-// predeclare makes the names that scripts see, and the hidden ones.
-func (in *Interp) predeclare() {
-	names := starlark.StringDict{
-		"json":   json.Module,
-		"math":   math.Module,
-		"time":   time.Module,
-		"struct": starlark.NewBuiltin("struct", starlarkstruct.Make),
-	}
+// predeclare makes the names that scripts see, and the hidden ones. Every script waits for it, so it sorts and copies
+// nothing, and knows how many there will be.
+func (in *Interp) predeclare(words []*Word) {
+	names := make(starlark.StringDict, len(words)+len(in.opts.Values)+48)
+	names["json"] = json.Module
+	names["math"] = math.Module
+	names["time"] = time.Module
+	names["struct"] = starlark.NewBuiltin("struct", starlarkstruct.Make)
 	for name := range strings.FieldsSeq(universe) {
 		names[name] = starlark.Universe[name]
 	}
@@ -131,7 +136,7 @@ func (in *Interp) predeclare() {
 	}
 	names["args"] = starlark.NewList(args)
 
-	for _, w := range in.words {
+	for _, w := range words {
 		owner, member, dotted := strings.Cut(w.Name, ".")
 		switch {
 		case !dotted:
@@ -149,14 +154,18 @@ func (in *Interp) predeclare() {
 		names[name] = v
 	}
 	names.Freeze()
-	in.predeclared = names
-	in.hidden = make(starlark.StringDict, len(names)+8)
-	for name, v := range names {
-		in.hidden[name] = v
+	in.predeclared, in.hidden = names, names
+	if in.opts.Dry {
+		in.hide(in.dryFunctions())
 	}
-	for name, v := range in.dryFunctions() {
-		in.hidden[name] = v
+}
+
+// hide makes names that only a rewritten script can have: of a dry run, and of the REPL.
+func (in *Interp) hide(names starlark.StringDict) {
+	if !in.hides {
+		in.hidden, in.hides = maps.Clone(in.predeclared), true
 	}
+	maps.Copy(in.hidden, names)
 }
 
 // RunFile runs the script at path. When ctx ends the script is stopped, and errors.Is(err, context.Canceled) holds,

@@ -73,7 +73,7 @@ func (in *Interp) runInput(ctx context.Context, text string, line int) (starlark
 	in.noteCaptured(f)
 	isExpr := bindSession(f, globalsOf(f, copied))
 
-	in.hidden[hiddenSession] = session{in.globals}
+	in.hide(starlark.StringDict{hiddenSession: session{in.globals}})
 	prog, err := in.program(f)
 	if err != nil {
 		return nil, err
