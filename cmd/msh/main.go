@@ -9,6 +9,8 @@ package main
 import (
 	"io"
 	"os"
+
+	_ "msh/kernel/prefault" // before the other packages' init functions
 )
 
 func main() {

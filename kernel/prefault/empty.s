@@ -1,0 +1,1 @@
+// A function without a body, as getAuxv, is allowed beside assembly only.
