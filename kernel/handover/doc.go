@@ -44,7 +44,7 @@
 // What no protocol can give (the two generals' problem): if the line breaks
 // between go and running and the other host is never reached again, the giver
 // cannot tell, and none runs here: it stays stopped, and is written down as such,
-// until somebody who knows better decides (Error.InDoubt).
+// until somebody who knows better decides (Doubt).
 //
 // Both sides send a frame at least every few seconds, and take a line that is
 // silent for longer for broken: a peer that has gone without a word is noticed.

@@ -16,38 +16,36 @@ type Giver interface {
 	Offer(peer *Hello) (*Offer, error)
 	// Layer writes one of Offer.Layers.
 	Layer(ctx context.Context, n int, w io.Writer) error
-	// Snapshot writes it, and stops it on the way: it stands still when it returns.
-	// It is called once; after an error it runs as before.
-	Snapshot(ctx context.Context, w io.Writer) error
-	// Given writes down, so that a crash does not undo it, that from now on the
-	// other host may run it: it must not go on by itself any more.
+	// Snapshot writes it, stops it on the way, and calls commit when all is written
+	// and it stands still. After commit's nil it ends here; after ErrStays it goes on
+	// standing still, also when this process has ended; after any other error, its
+	// own as well, it runs as before.
+	Snapshot(ctx context.Context, w io.Writer, commit func() error) error
+	// Given writes down, so that no crash has it go on, that from now on the other
+	// host may run it.
 	Given(token string) error
-	// TakeBack lets what stands still go on: nothing of it runs elsewhere.
-	TakeBack() error
-	// Gone ends what stands still: it runs elsewhere.
-	Gone(Running) error
+	// Back drops what Given has written: nothing of it runs elsewhere, nor will.
+	Back() error
 }
+
+// ErrStays is that of a commit of which nobody knows whether the other host runs it.
+var ErrStays = errors.New("it stands still")
 
 // Dial makes a new line to the other host.
 type Dial func(context.Context) (Line, error)
 
-// Error says why something was not moved.
-type Error struct {
+// Doubt is the error of a move of which it could not be found out whether the other
+// host runs it. Here it stands still, under this token.
+type Doubt struct {
 	Cause error
-	// InDoubt: the other host may run it, which could not be found out. It stands
-	// still here, under this token.
-	InDoubt bool
-	Token   string
+	Token string
 }
 
-func (e *Error) Error() string {
-	if e.InDoubt {
-		return "whether it runs on the other host is not known: " + e.Cause.Error()
-	}
-	return e.Cause.Error()
+func (e *Doubt) Error() string {
+	return "whether it runs on the other host is not known: " + e.Cause.Error()
 }
 
-func (e *Error) Unwrap() error { return e.Cause }
+func (e *Doubt) Unwrap() []error { return []error{e.Cause, ErrStays} }
 
 // NewToken makes one that no other move has.
 func NewToken() string {
@@ -57,156 +55,120 @@ func NewToken() string {
 }
 
 // Give moves what g has to the host that dial leads to. When it returns without an
-// error it runs there and has ended here; with one it runs here, unless that is
-// InDoubt. Patience is for how long a host that cannot be reached is asked what has
+// error it runs there and has ended here; with one it runs here, unless that is a
+// Doubt. Patience is for how long a host that cannot be reached is asked what has
 // become of it.
 func Give(ctx context.Context, dial Dial, me Hello, g Giver, patience time.Duration) (*Running, error) {
 	line, err := dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, line.Close)
-	at, err := give(ctx, line, me, g)
-	stop()
-	line.Close()
+	defer line.Close()
+	defer context.AfterFunc(ctx, line.Close)()
+	at, thank, err := give(ctx, line, dial, me, g, patience)
 	if err == nil {
+		thank() // if it is lost, a word of it stays there until it is swept
 		return at, nil
 	}
-	if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
-		err = ctx.Err() // what broke was broken by us
+	if ctx.Err() != nil && !errors.Is(err, ctx.Err()) && !errors.Is(err, ErrStays) {
+		return nil, ctx.Err() // what broke was broken by us
 	}
-	var doubt *Error
-	if !errors.As(err, &doubt) {
-		return nil, err
-	}
-	// The end of ctx does not end the question: the answer is what it all hangs on.
-	state, asked := Settle(context.WithoutCancel(ctx), dial, me, doubt.Token, g, patience)
-	switch {
-	case state == nil:
-		return nil, &Error{Cause: fmt.Errorf("%w; asked again: %w", doubt.Cause, asked), InDoubt: true, Token: doubt.Token}
-	case state.Runs:
-		return &state.Running, asked
-	}
-	return nil, errors.Join(doubt.Cause, asked)
+	return nil, line.explain(err)
 }
 
-// give goes through the protocol once. An *Error is one after which the other host
-// may run it.
-func give(ctx context.Context, line Line, me Hello, g Giver) (*Running, error) {
+func give(ctx context.Context, line Line, dial Dial, me Hello, g Giver, patience time.Duration) (at *Running, thank func(), err error) {
 	f, peer, err := line.greet(me)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.keepAlive()()
 	offer, err := g.Offer(peer)
 	if err != nil {
-		return nil, err
+		f.giveUp(err)
+		return nil, nil, err
 	}
 	var want Want
 	if err = f.tell(kindOffer, offer); err == nil {
 		err = f.expect(kindWant, &want)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, n := range want.Layers {
 		if n < 0 || n >= len(offer.Layers) {
-			return nil, fmt.Errorf("the other host wants layer %d of %d", n, len(offer.Layers))
+			return nil, nil, fmt.Errorf("the other host wants layer %d of %d", n, len(offer.Layers))
 		}
-		if err := f.send(func(w io.Writer) error { return g.Layer(ctx, n, w) }); err != nil {
-			return nil, fmt.Errorf("send %s: %w", offer.Layers[n].Name, err)
+		err := g.Layer(ctx, n, stream{f})
+		if err == nil {
+			err = f.write(kindEnd, nil)
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("send %s: %w", offer.Layers[n].Name, f.fail(err))
 		}
 	}
-	if err := f.send(func(w io.Writer) error { return g.Snapshot(ctx, w) }); err != nil {
-		if s := (*sendError)(nil); errors.As(err, &s) && s.whole { // it stands still, and all that failed was to say so
-			err = errors.Join(err, g.TakeBack())
+	thank = func() { f.write(kindThanks, nil) }
+	err = g.Snapshot(ctx, stream{f}, func() error {
+		if err := f.write(kindEnd, nil); err != nil {
+			return err
 		}
-		return nil, err
-	}
-	if err := f.expect(kindReady, nil); err != nil {
-		return nil, errors.Join(err, g.TakeBack())
-	}
-	if err := g.Given(offer.Token); err != nil {
-		f.giveUp(err)
-		return nil, errors.Join(err, g.TakeBack())
-	}
-	var at Running
-	if err = f.write(kindGo, nil); err == nil {
-		err = f.expect(kindRunning, &at)
-	}
-	// A taker that says it has failed has nothing running; any other trouble is a doubt.
-	if r := (*Remote)(nil); errors.As(err, &r) {
-		return nil, errors.Join(err, g.TakeBack())
-	}
+		if err := f.expect(kindReady, nil); err != nil {
+			return err
+		}
+		if err := g.Given(offer.Token); err != nil {
+			return errors.Join(err, g.Back())
+		}
+		err := f.write(kindGo, nil)
+		if err == nil {
+			at = &Running{}
+			if err = f.expect(kindRunning, at); err == nil {
+				return nil
+			}
+		}
+		// A taker that says it has failed has nothing running; any other trouble is a
+		// doubt. The answer is what it all hangs on, so the end of ctx does not end
+		// the question.
+		if r := (*Remote)(nil); !errors.As(err, &r) {
+			var s *State
+			var asked error
+			s, thank, asked = Ask(context.WithoutCancel(ctx), dial, me, offer.Token, patience)
+			switch {
+			case asked != nil:
+				return &Doubt{fmt.Errorf("%w; asked again: %w", err, asked), offer.Token}
+			case s.Runs:
+				at = &s.Running
+				return nil
+			}
+			defer func() { thank() }()
+		}
+		return errors.Join(err, g.Back())
+	})
 	if err != nil {
-		return nil, &Error{Cause: err, Token: offer.Token}
+		return nil, nil, f.fail(err)
 	}
-	if err := g.Gone(at); err != nil {
-		return &at, err
-	}
-	f.write(kindThanks, nil) // if it is lost, a word of it stays with the taker until that is swept
-	return &at, nil
+	return at, thank, nil
 }
 
-// sendError is one of a stream; whole tells that its writer had done its part.
-type sendError struct {
-	err   error
-	whole bool
-}
-
-func (e *sendError) Error() string { return e.err.Error() }
-func (e *sendError) Unwrap() error { return e.err }
-
-// send writes a stream. Where the line breaks meanwhile, the peer may have said why.
-func (f *frames) send(write func(io.Writer) error) error {
-	err := write(stream{f})
-	whole := err == nil
-	if whole {
-		if err = f.write(kindEnd, nil); err == nil {
-			return nil
-		}
-	}
-	if !errors.Is(err, errBroken) {
+// fail is for a stream that could not be sent to its end: where that is for the line,
+// the peer may have said why, and else it is told.
+func (f *frames) fail(err error) error {
+	var r *Remote
+	switch {
+	case errors.Is(err, ErrStays) || errors.As(err, &r):
+		return err
+	case !errors.Is(err, errBroken):
 		f.giveUp(err)
-		return &sendError{err, whole}
+		return err
 	}
 	watch := time.AfterFunc(lastWords, f.close)
 	defer watch.Stop()
-	if said := f.expect(kindReady, nil); said != nil && !errors.Is(said, errBroken) {
-		err = said
+	if said := f.expect(kindFailed, nil); errors.As(said, &r) {
+		return said
 	}
-	return &sendError{err, whole}
+	return err
 }
 
 // lastWords is how long the giver listens to a line that it cannot write to.
 const lastWords = 2 * time.Second
-
-// A Settler acts on the answer: a Giver, or who comes after one that has died.
-type Settler interface {
-	TakeBack() error
-	Gone(Running) error
-}
-
-// Settle asks the other host what has become of a move, until it answers or
-// patience has passed, and has g act on the answer, which is for ever. No State
-// stands for no answer; an error beside one is g's own.
-func Settle(ctx context.Context, dial Dial, me Hello, token string, g Settler, patience time.Duration) (*State, error) {
-	end := time.Now().Add(patience)
-	for wait := firstWait; ; wait = min(2*wait, maxWait) {
-		s, err := ask(ctx, dial, me, token, g)
-		if s != nil {
-			return s, err
-		}
-		if r := (*Remote)(nil); errors.As(err, &r) || time.Now().Add(wait).After(end) {
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(err, ctx.Err())
-		case <-time.After(wait):
-		}
-	}
-}
 
 // Between two questions.
 const (
@@ -214,32 +176,56 @@ const (
 	maxWait   = 5 * time.Second
 )
 
-func ask(ctx context.Context, dial Dial, me Hello, token string, g Settler) (*State, error) {
+// Ask asks the other host what has become of a move, until it answers or patience
+// has passed. The answer is for ever. Once it has been acted on, thank lets the
+// other host forget it: not before, for a crash has it asked again.
+func Ask(ctx context.Context, dial Dial, me Hello, token string, patience time.Duration) (s *State, thank func(), err error) {
+	end := time.Now().Add(patience)
+	for wait := firstWait; ; wait = min(2*wait, maxWait) {
+		s, thank, err := ask(ctx, dial, me, token)
+		if err == nil {
+			return s, thank, nil
+		}
+		if r := (*Remote)(nil); errors.As(err, &r) || time.Now().Add(wait).After(end) {
+			return nil, nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, errors.Join(err, ctx.Err())
+		case <-time.After(wait):
+		}
+	}
+}
+
+func ask(ctx context.Context, dial Dial, me Hello, token string) (_ *State, thank func(), err error) {
 	line, err := dial(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	defer line.Close()
-	defer context.AfterFunc(ctx, line.Close)()
+	stop := context.AfterFunc(ctx, line.Close)
+	defer func() {
+		if err != nil {
+			stop()
+			line.Close()
+			err = line.explain(err)
+		}
+	}()
 	f, _, err := line.greet(me)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	defer f.keepAlive()()
 	s := &State{}
 	if err = f.write(kindAsk, []byte(token)); err == nil {
 		err = f.expect(kindState, s)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if s.Runs {
-		err = g.Gone(s.Running)
-	} else {
-		err = g.TakeBack()
-	}
-	if err == nil { // else it may have to be asked once more
+	quiet := f.keepAlive()
+	return s, func() {
+		quiet()
 		f.write(kindThanks, nil)
-	}
-	return s, err
+		stop()
+		line.Close()
+	}, nil
 }

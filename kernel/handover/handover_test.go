@@ -88,17 +88,12 @@ func TestNotUndone(t *testing.T) {
 	w := newWorld(t)
 	w.fail["run"], w.fail["clear"] = errors.New("criu failed"), errors.New("a process in D")
 	_, _, err := w.give(nil, time.Second)
-	var e *Error
-	if !errors.As(err, &e) || !e.InDoubt || w.here != "stopped" {
+	var e *Doubt
+	if !errors.As(err, &e) || w.here != "stopped" {
 		t.Fatalf("error %v, here %q", err, w.here)
 	}
 	delete(w.fail, "clear")
-	var takers sync.WaitGroup
-	s, err := Settle(t.Context(), w.dial(nil, &takers, nil), Hello{}, e.Token, giver{w}, time.Second)
-	takers.Wait()
-	if err != nil || s.Runs || w.here != "runs" {
-		t.Errorf("%+v, %v, here %q", s, err, w.here)
-	}
+	w.settle(e.Token, false)
 	if left := w.left(); left != "" {
 		t.Errorf("left in the book: %s", left)
 	}
@@ -133,20 +128,29 @@ func TestInDoubt(t *testing.T) {
 		}
 		_, err = Give(t.Context(), once, Hello{}, giver{w}, 300*time.Millisecond)
 		takers.Wait()
-		var e *Error
-		if !errors.As(err, &e) || !e.InDoubt || e.Token != w.given || w.here != "stopped" || (w.there == "runs") != goes {
+		var e *Doubt
+		if !errors.As(err, &e) || e.Token != w.given || w.here != "stopped" || (w.there == "runs") != goes {
 			t.Fatalf("error %v, here %q, there %q", err, w.here, w.there)
 		}
-		s, err := Settle(t.Context(), w.dial(nil, &takers, nil), Hello{}, e.Token, giver{w}, time.Second)
-		takers.Wait()
-		if err != nil || s.Runs != goes {
-			t.Errorf("%+v, %v", s, err)
-		}
+		w.settle(e.Token, goes)
 		w.one()
 		if left := w.left(); left != "" {
 			t.Errorf("left in the book: %s", left)
 		}
 	}
+}
+
+// settle asks, as who comes after a giver that has died.
+func (w *world) settle(token string, runs bool) {
+	w.t.Helper()
+	var takers sync.WaitGroup
+	s, thank, err := Ask(w.t.Context(), w.dial(nil, &takers, nil), Hello{}, token, time.Second)
+	if err != nil || s.Runs != runs {
+		w.t.Fatalf("%+v, %v", s, err)
+	}
+	w.set(&w.here, map[bool]string{true: "", false: "runs"}[s.Runs])
+	thank()
+	takers.Wait()
 }
 
 // silence is a line that has broken without a word.
@@ -260,10 +264,11 @@ type cancelling struct {
 	cancel func()
 }
 
-func (c cancelling) Snapshot(ctx context.Context, w io.Writer) error {
-	err := c.giver.Snapshot(ctx, w)
-	c.cancel()
-	return err
+func (c cancelling) Snapshot(ctx context.Context, w io.Writer, commit func() error) error {
+	return c.giver.Snapshot(ctx, w, func() error {
+		c.cancel()
+		return commit()
+	})
 }
 
 // What is not msh is told as what it wrote; what a login prints is passed over.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -14,6 +15,17 @@ import (
 
 // Version is that of this protocol. Two sides with different ones do not talk.
 const Version = 1
+
+// explain puts the reason why the line has ended in the place of that it has.
+func (l Line) explain(err error) error {
+	if err == nil || l.Why == nil || !errors.Is(err, errBroken) || errors.Is(err, ErrStays) {
+		return err
+	}
+	if why := l.Why(); why != nil {
+		return why
+	}
+	return err
+}
 
 // magic stands before the first frame: what a login shell's start-up files print
 // comes before it, and is passed over.
@@ -88,6 +100,8 @@ type Line struct {
 	// Close ends both, so that what waits on them returns. It may be called more
 	// than once, and at any time.
 	Close func()
+	// Why, if not nil, tells why the line has ended, where that is known.
+	Why func() error
 	// Silence is how long the peer may say nothing; 0 stands for the constant.
 	Silence time.Duration
 }
@@ -168,7 +182,7 @@ func (f *frames) expect(want kind, v any) error {
 	if err != nil {
 		return err
 	}
-	if k != want {
+	if k != want || k == kindFailed {
 		return unexpected(k, text, want.String())
 	}
 	if v == nil {

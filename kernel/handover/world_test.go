@@ -59,7 +59,7 @@ func (g giver) Layer(_ context.Context, n int, w io.Writer) error {
 	return err
 }
 
-func (g giver) Snapshot(_ context.Context, w io.Writer) error {
+func (g giver) Snapshot(_ context.Context, w io.Writer, commit func() error) error {
 	half := len(g.snapshot) / 2
 	if _, err := w.Write(g.snapshot[:half]); err != nil {
 		return err
@@ -69,7 +69,13 @@ func (g giver) Snapshot(_ context.Context, w io.Writer) error {
 	if err == nil {
 		err = g.fail["snapshot"]
 	}
-	if err != nil {
+	if err == nil {
+		err = commit()
+	}
+	switch {
+	case err == nil:
+		g.set(&g.here, "")
+	case !errors.Is(err, ErrStays):
 		g.set(&g.here, "runs")
 	}
 	return err
@@ -80,19 +86,11 @@ func (g giver) Given(token string) error {
 	return g.fail["given"]
 }
 
-func (g giver) TakeBack() error {
-	if g.here != "stopped" {
+func (g giver) Back() error {
+	if g.here != "stopped" || g.given == "" {
 		g.t.Errorf("taken back when %q", g.here)
 	}
-	g.set(&g.here, "runs")
-	return nil
-}
-
-func (g giver) Gone(at Running) error {
-	if at.Name != "db" || at.Lab != "shop" {
-		g.t.Errorf("gone to %+v", at)
-	}
-	g.set(&g.here, "")
+	g.given = ""
 	return nil
 }
 
