@@ -240,13 +240,33 @@ func (m *Machine) UpNetif(ctx context.Context, name string, up bool) error {
 	if err := n.bring(ns, index); err != nil {
 		return err
 	}
-	if err := ns.AwaitUp(ctx, index); err != nil {
-		return err
+	ends := []netx.Port{{NS: ns, Index: index}}
+	if port, ok := m.portOf(n); ok { // that of a bridge has to notice too
+		ends = append(ends, port)
 	}
-	if v, err := m.vnetOf(n); err == nil && n.Link == "" { // its port is one of a bridge, which has to notice too
-		return v.net.ns.AwaitUp(ctx, n.Port)
+	return netx.AwaitUp(ctx, ends...)
+}
+
+// portOf is where an interface is plugged in, on a network or a cable of this msh's.
+func (m *Machine) portOf(n *Netif) (p netx.Port, ok bool) {
+	if m.lab == nil {
+		return p, false
 	}
-	return nil
+	if n.Link == "" {
+		v, err := m.vnetOf(n)
+		if err != nil {
+			return p, false
+		}
+		return netx.Port{NS: v.net.ns, Index: n.Port}, true
+	}
+	for _, k := range m.lab.Links() {
+		for i, e := range k.ends {
+			if e.Machine == m && e.Netif.Name == n.Name && k.at[i] != nil {
+				return netx.Port{NS: k.at[i], Index: k.port[i]}, true
+			}
+		}
+	}
+	return p, false
 }
 
 // AllNetifStats counts what has gone through each of the machine's interfaces, by

@@ -269,30 +269,34 @@ func (k *Link) SetUp(ctx context.Context, up bool) error {
 	return nil
 }
 
-// awaitUp waits until what is at the two ends works over the cable again.
+// awaitUp waits until what is at the two ends works over the cable again. A machine
+// that has taken its own end down is not waited for.
 func (k *Link) awaitUp(ctx context.Context) error {
+	var ports []netx.Port // between switches
 	for i, e := range k.ends {
-		if k.at[i] != nil {
-			if err := k.at[i].AwaitUp(ctx, k.port[i]); err != nil {
-				return err
-			}
+		if e.VNet != nil && k.ends[1-i].VNet != nil && k.at[i] != nil {
+			ports = append(ports, netx.Port{NS: k.at[i], Index: k.port[i]})
 		}
 		if e.Machine == nil || e.Machine.alive() != nil || e.Machine.state == "planned" {
 			continue
+		}
+		at := i // of the port that the machine's interface is plugged into
+		if k.at[i] == nil {
+			at = 1 - i
 		}
 		ns, err := e.Machine.network()
 		if err != nil {
 			return err
 		}
 		if index, gone := ns.Index(e.Netif.Name); gone == nil { // else the machine has renamed it
-			err = ns.AwaitUp(ctx, index)
+			err = netx.AwaitUp(ctx, netx.Port{NS: k.at[at], Index: k.port[at]}, netx.Port{NS: ns, Index: index})
 		}
 		ns.Close()
 		if err != nil {
 			return err
 		}
 	}
-	return nil
+	return netx.AwaitUp(ctx, ports...)
 }
 
 // Up tells whether the cable is plugged in.

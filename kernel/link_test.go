@@ -330,3 +330,25 @@ func TestLinkParallel(t *testing.T) {
 	want(t, "patch panels", 1, len(panel))
 	want(t, "ports in the panel", 12, len(devices(t, l.patch.ns)))
 }
+
+// A machine that has taken its own end down has it so after the cable was pulled
+// and put back; when it takes it up, the cable works.
+func TestLinkEndDown(t *testing.T) {
+	l := netLab(t)
+	a, b := forkNamed(t, l, "a", withSys()...), forkNamed(t, l, "b", withSys()...)
+	k := cable(t, l, LinkEnd{Machine: a, Netif: cableEnd("10.0.0.1/30")}, LinkEnd{Machine: b, Netif: cableEnd("10.0.0.2/30")})
+	sh(t, a, "ip link set eth0 down")
+	setUp(t, k, false)
+	setUp(t, k, true)
+	want(t, "a's end", "down", sh(t, a, "cat /sys/class/net/eth0/operstate"))
+	want(t, "b's carrier", "1", carrier(t, b, "eth0")) // its cable is in the panel
+	if err := a.UpNetif(t.Context(), "eth0", true); err != nil {
+		t.Fatal(err)
+	}
+	pings(t, a, "10.0.0.2")
+	setUp(t, k, false)
+	if err := b.UpNetif(t.Context(), "eth0", true); err != nil { // up, but pulled
+		t.Fatal(err)
+	}
+	want(t, "b's carrier, pulled", "0", carrier(t, b, "eth0"))
+}

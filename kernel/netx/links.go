@@ -45,27 +45,47 @@ func (n *NS) Links() ([]Link, error) {
 	return list, nil
 }
 
-// AwaitUp waits until an interface is operational: the kernel tells those that use
-// it, a bridge or the routes, some time after its carrier is there, up to a second
-// (linkwatch in the kernel's net/core/link_watch.c).
-func (n *NS) AwaitUp(ctx context.Context, index int) error {
-	h, err := n.Route()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+// carrierPatience is how long AwaitUp waits at most.
+var carrierPatience = 3 * time.Second
+
+// Port is an interface in its namespace.
+type Port struct {
+	NS    *NS
+	Index int
+}
+
+// AwaitUp waits until the ends of a veth pair are operational: the kernel tells
+// those that use one, a bridge or the routes, some time after its carrier is there,
+// up to a second (linkwatch in the kernel's net/core/link_watch.c). Where one is
+// down the other has no carrier, and there is nothing to wait for.
+func AwaitUp(ctx context.Context, ends ...Port) error {
+	ctx, cancel := context.WithTimeout(ctx, carrierPatience)
 	defer cancel()
 	for {
-		l, err := h.LinkByIndex(index)
-		if err != nil {
-			return fmt.Errorf("interface number %d: %w", index, err)
+		ready := 0
+		for _, p := range ends {
+			h, err := p.NS.Route()
+			if err != nil {
+				return err
+			}
+			l, err := h.LinkByIndex(p.Index)
+			if err != nil {
+				return fmt.Errorf("interface number %d: %w", p.Index, err)
+			}
+			a := l.Attrs()
+			if a.Flags&net.FlagUp == 0 {
+				return nil
+			}
+			if a.OperState == netlink.OperUp || a.OperState == netlink.OperUnknown {
+				ready++
+			}
 		}
-		if a := l.Attrs(); a.OperState == netlink.OperUp || a.OperState == netlink.OperUnknown || a.Flags&net.FlagUp == 0 {
+		if ready == len(ends) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil // its other end is down: there is nothing to wait for
+			return nil // one of them has an end that is not msh's, and is down
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
