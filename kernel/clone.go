@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"msh/kernel/cgroup"
 	"msh/kernel/stage0"
 )
 
@@ -63,7 +64,7 @@ func (t *Txn) open(b *birth) error {
 		}
 		b.stdio[1], b.stdio[2] = log, log
 	}
-	if err := joinFiles(p.Group.Joins(), p.Group.V1, b.files, t.own); err != nil {
+	if err := joinFiles(p.Group.Places(p.Under.Places), b.files, t.own); err != nil {
 		return err
 	}
 	if b.cgroup, err = t.own(unix.Open(p.Group.Processes(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)); err != nil {
@@ -98,13 +99,13 @@ func (t *Txn) open(b *birth) error {
 	return nil
 }
 
-func joinFiles(paths, controllers []string, into map[stage0.FD]int, own func(int, error) (int, error)) error {
-	for i, file := range paths {
-		fd, err := own(unix.Open(file, unix.O_WRONLY|unix.O_CLOEXEC, 0))
+func joinFiles(places []cgroup.Place, into map[stage0.FD]int, own func(int, error) (int, error)) error {
+	for _, p := range places {
+		fd, err := own(unix.Open(p.Join(), unix.O_WRONLY|unix.O_CLOEXEC, 0))
 		if err != nil {
-			return fmt.Errorf("open %s: %w", file, err)
+			return fmt.Errorf("open %s: %w", p.Join(), err)
 		}
-		into[joinFD(controllers[i])] = fd
+		into[joinFD(p.Controller)] = fd
 	}
 	return nil
 }

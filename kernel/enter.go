@@ -64,7 +64,12 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 		s.Plan.Group = &cgroup.Group{}
 		return b, s, closeAll, nil
 	}
-	err := joinFiles(m.group.Joins(), m.group.V1, b.files, own)
+	places, err := m.parent.places()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s.Plan.Under.Places = places
+	err = joinFiles(m.group.Places(places), b.files, own)
 	if err == nil {
 		b.cgroup, err = own(unix.Open(m.group.Processes(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0))
 	}

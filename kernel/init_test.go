@@ -213,3 +213,26 @@ func TestNestedLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A machine that has no limits of its own is held by those of the machine it is in,
+// also by those that this one was given later.
+func TestNestedWithoutLimits(t *testing.T) {
+	needV1(t)
+	l := newLab(t)
+	m := fork(t, l, &Children{Max: 1}, &Pids{Max: 20})
+	c := forkIn(t, l, m, &Spec{Resources: []Resource{&Children{Max: 1}}})
+	g := forkIn(t, l, c, &Spec{Resources: []Resource{space("pidspace")}})
+	if err := m.Set(&Memory{Max: bytesOf(64 << 20)}); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []*Machine{m, c, g} {
+		for _, controller := range []string{"pids", "memory"} {
+			contains(t, read(t, groupPath(m, controller, "tasks")), strconv.Itoa(x.Pid()))
+			contains(t, sh(t, x, "grep "+controller+": /proc/self/cgroup"), m.group.Path)
+		}
+	}
+	r := try(t, g, "/bin/sh", "-c", "for i in $(seq 30); do sleep 60 & done; echo all")
+	if strings.Contains(string(r.Stdout), "all") {
+		t.Error("more processes than the outermost machine may have")
+	}
+}

@@ -160,7 +160,21 @@ func (m *Machine) under() Under {
 	if m.isHost() {
 		u.Lab = m.lab.name
 	}
+	u.Places, _ = m.places() // a machine that is going away is met by whoever enters it
 	return u
+}
+
+// places are where in v1's hierarchies its processes are. A machine around it may
+// have been given limits since it was made.
+func (m *Machine) places() ([]cgroup.Place, error) {
+	if m.group == nil || m.group.Unified { // the host, or where groups are one tree
+		return nil, nil
+	}
+	if err := m.refresh(); err != nil {
+		return nil, err
+	}
+	above, err := m.parent.places()
+	return m.group.Places(above), err
 }
 
 // State is "running", "frozen" or "dead".

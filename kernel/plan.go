@@ -25,6 +25,8 @@ type Under struct {
 	IDs   []IDMap   // its ids as the host sees them; nil where they are the host's
 	Limit []*Rlimit // its rlimits, its parents' first
 	Clock Timespace // how far its clocks are from the host's
+
+	Places []cgroup.Place // where in v1's hierarchies its processes are
 }
 
 // Plan is, to the letter, what the kernel will be asked for a machine. It is

@@ -113,10 +113,11 @@ func (s *Steps) newNetwork() {
 	s.Call("close it", 0, unix.SYS_CLOSE, fd)
 }
 
-// joinGroups has the process put itself into its v1 control groups.
+// joinGroups has the process put itself into its v1 control groups: the machine's,
+// and where only those around it have a limit, into theirs.
 func (s *Steps) joinGroups() {
-	for _, c := range s.Plan.Group.V1 {
-		s.Call("join the "+c+" group", 0, unix.SYS_WRITE, joinFD(c), "0", 1)
+	for _, p := range s.Plan.Group.Places(s.Plan.Under.Places) {
+		s.Call("join the "+p.Controller+" group", 0, unix.SYS_WRITE, joinFD(p.Controller), "0", 1)
 	}
 }
 

@@ -15,7 +15,7 @@
 //
 //	g := host.Group("/msh.lab.m1", cgroup.Limits{Pids: 64})
 //	err := g.Make()          // after g.Dirs() went to the ledger
-//	…                        // processes join: v2 by CLONE_INTO_CGROUP, v1 by Joins()
+//	…                        // processes join: v2 by CLONE_INTO_CGROUP, v1 by Places()
 //	err = g.Remove(ctx)      // kills what is left in it
 package cgroup
 
@@ -169,12 +169,24 @@ func (g *Group) Processes() string {
 	return g.dir(g.Tracker)
 }
 
-// Joins lists the v1 files to which a task writes "0" to join: done by the task
-// itself it takes no grace period of RCU, done by another it takes 11 ms.
-func (g *Group) Joins() []string {
-	var files []string
+// Place is where in a hierarchy of v1's a process belongs.
+type Place struct{ Controller, Path string }
+
+// Join is the file to which a task writes "0" to go there: done by the task itself
+// it takes no grace period of RCU, done by another it takes 11 ms.
+func (p Place) Join() string { return filepath.Join(Root, p.Controller, p.Path, "tasks") }
+
+// Places are those of the group's processes: its own hierarchies, and those that
+// only groups around it are in, where it is in theirs. Above are their places.
+func (g *Group) Places(above []Place) []Place {
+	var all []Place
 	for _, c := range g.V1 {
-		files = append(files, filepath.Join(g.v1dir(c), "tasks"))
+		all = append(all, Place{c, g.Path})
 	}
-	return files
+	for _, p := range above {
+		if !slices.Contains(g.V1, p.Controller) {
+			all = append(all, p)
+		}
+	}
+	return all
 }

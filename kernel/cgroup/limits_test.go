@@ -104,9 +104,14 @@ func TestLayout(t *testing.T) {
 		if diff := cmp.Diff(c.dirs, g.Names()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
 		}
-		if got := len(g.Joins()); got != c.joins {
+		if got := len(g.Places(nil)); got != c.joins {
 			t.Errorf("%s: %d groups to join, want %d", c.name, got, c.joins)
 		}
+	}
+	inner := &Group{Path: "/msh.l.m/c", V1: []string{"pids"}}
+	above := []Place{{"cpu", "/msh.l.m"}, {"pids", "/msh.l.m"}}
+	if diff := cmp.Diff([]Place{{"pids", "/msh.l.m/c"}, {"cpu", "/msh.l.m"}}, inner.Places(above)); diff != "" {
+		t.Errorf("inside another (-want +got):\n%s", diff)
 	}
 }
 
