@@ -34,6 +34,8 @@ var arrows = []struct {
 	{"msh/builtins", []string{"msh/builtins", "msh/cmd/msh", "msh/bench"}},
 	{"msh/kernel", []string{"msh/kernel", "msh/builtins", "msh/cmd/msh", "msh/bench"}},
 	{"github.com/klauspost/compress", []string{"msh/kernel"}}, // of checkpoints
+	{"github.com/moby/profiles", []string{"msh/kernel"}},
+	{"golang.org/x/net", []string{"msh/kernel"}}, // bpf: filters of system calls
 	{"msh/kernel/stage0", []string{"msh/kernel"}},
 	{"msh/kernel/ledger", []string{"msh/kernel"}},
 	{"msh/cmd", nil},

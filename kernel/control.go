@@ -188,7 +188,7 @@ func (m *Machine) killRest(ctx context.Context) error {
 // CheckSet tells of a resource alone whether a machine can be set to it.
 func CheckSet(r Resource) error {
 	if _, ok := r.(setter); !ok {
-		return bad("set", "resource", r.Kind(), "one that can change while the machine runs: cpu, memory, pids, io, rlimit, children, uname, sysctl, netif or routes")
+		return bad("set", "resource", r.Kind(), "one that can change while the machine runs: cpu, memory, pids, io, rlimit, children, uname, sysctl, security, netif or routes")
 	}
 	return r.Validate()
 }

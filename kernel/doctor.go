@@ -175,6 +175,8 @@ func (h *Host) trials() []trial {
 		{"shifted owners", `uidspace() with root("/"): idmapped mounts, and an overlay with user xattrs on tmpfs`, false,
 			[]Resource{&Uidspace{}, &Root{Source: "/", Write: "overlay"}, &Space{"pidspace"}}},
 		{"netaddr, routes", "socket programs of a control group", false, []Resource{&Netaddr{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}}},
+		{"security", "security(level=2): capabilities, system call filters, masked paths", false, []Resource{&Space{"pidspace"}, &Security{Level: 2}}},
+		{"landlock", "security(level=3), landlock=…", false, []Resource{&Space{"pidspace"}, &Space{"netspace"}, &Security{Level: 3}}},
 		{"memory reserve", "memory(reserve=…)", false, []Resource{&Memory{Reserve: &size}}},
 	}
 	if h.Cgroup.Unified {

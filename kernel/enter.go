@@ -37,7 +37,8 @@ func (c *Command) Validate() error {
 
 // entry prepares a process of the machine: born in its group and PID namespace,
 // its program starting with the steps that take it in. Every way into a machine
-// comes through here.
+// comes through here, and ends in Steps.shed or, where it is only system calls that
+// msh makes in the machine's place, is trusted.
 func (m *Machine) entry() (*birth, *Steps, func(), error) {
 	if err := m.alive(); err != nil { // start looks whether it is frozen, which takes longer
 		return nil, nil, nil, err
@@ -57,7 +58,10 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 		}
 		return fd, err
 	}
-	s := &Steps{stage0.New(), &Plan{Spec: m.Spec(), Under: m.self, Group: m.group}}
+	m.mu.Lock()
+	self := m.self
+	m.mu.Unlock()
+	s := &Steps{Program: stage0.New(), Plan: &Plan{Spec: m.Spec(), Under: self, Group: m.group, Confined: self.Confined}}
 	s.leaveKeyring()
 	b := &birth{program: s.Program, files: map[stage0.FD]int{}, cgroup: -1, pidns: -1, fault: m.host.Fault.Child, in: m}
 	if m.group == nil {
@@ -77,6 +81,9 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 		closeAll()
 		return nil, nil, nil, fmt.Errorf("enter %s: %w", m.Name(), err)
 	}
+	if m.space()&unix.CLONE_NEWUSER == 0 { // else entering does
+		s.hide(self.Confined)
+	}
 	s.joinGroups()
 	if m.space() != 0 {
 		init, err := own(m.handle())
@@ -89,9 +96,6 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 			b.pidns = init
 		}
 		s.enter("enter "+m.Name(), parentFD, m.space())
-	}
-	for _, r := range m.self.Limit {
-		s.rlimit(r)
 	}
 	return b, s, closeAll, nil
 }
@@ -108,6 +112,7 @@ func (m *Machine) command(ctx context.Context, s *Steps, c *Command) (uid int, e
 	if err != nil {
 		return 0, err
 	}
+	s.fenced()
 	s.Call("become a session leader", stage0.MayFail, unix.SYS_SETSID)
 	s.clean()
 	if c.User != "" {
@@ -119,16 +124,37 @@ func (m *Machine) command(ctx context.Context, s *Steps, c *Command) (uid int, e
 	}
 	s.Call("go to "+cwd, 0, unix.SYS_CHDIR, cwd)
 	s.Call("unblock signals", 0, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, stage0.Buffer(sigsetSize), 0, sigsetSize)
+	if err := s.shed(s.Plan.Confined, u.uid == 0, s.Plan.Under.Space); err != nil {
+		return 0, err
+	}
 	s.exec(c.Argv, DefaultEnv(env))
 	return u.uid, nil
 }
 
-// perform runs steps inside the machine and waits for their end.
+// fenced is the part of the way in between the machine's namespaces and a change of
+// user: fences, rlimits, the bounding set.
+func (s *Steps) fenced() {
+	c := s.Plan.Confined
+	s.enclose(c, "")
+	for _, r := range s.Plan.Under.Limit {
+		s.rlimit(r)
+	}
+	s.boundCaps(c)
+}
+
+// perform runs steps inside the machine and waits for their end. The machine's
+// confinement is not theirs: they are msh's own, and those that confine are among them.
 func (m *Machine) perform(steps func(*Steps)) error { return m.performWith(nil, steps) }
 
 // performWith does so with descriptors that the steps name.
 func (m *Machine) performWith(files map[stage0.FD]int, steps func(*Steps)) error {
-	p, err := m.begin(files, steps)
+	p, err := m.begin(files, func(s *Steps) error {
+		for _, r := range s.Plan.Under.Limit {
+			s.rlimit(r)
+		}
+		steps(s)
+		return nil
+	})
 	if err != nil {
 		return err
 	}

@@ -135,7 +135,14 @@ func (e entered) call(ctx context.Context, op, name string, files map[stage0.FD]
 // begin starts a process of the machine's root. It is out of reach of ptrace(2),
 // even of a root that has the host's ids (Steps.enter): msh believes what it says.
 func (e entered) begin(files map[stage0.FD]int, steps func(*Steps)) (*process, error) {
-	return e.m.begin(files, steps)
+	return e.m.begin(files, func(s *Steps) error {
+		s.fenced()
+		if err := s.shed(s.Plan.Confined, true, s.Plan.Under.Space); err != nil {
+			return err
+		}
+		steps(s)
+		return nil
+	})
 }
 
 // explain tells why a process has not done what it was started for: because the
@@ -167,13 +174,15 @@ func await(ctx context.Context, fd int) error {
 }
 
 // begin starts a process of the machine's that makes some system calls and ends.
-func (m *Machine) begin(files map[stage0.FD]int, steps func(*Steps)) (*process, error) {
+func (m *Machine) begin(files map[stage0.FD]int, steps func(*Steps) error) (*process, error) {
 	b, s, done, err := m.entry()
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	steps(s)
+	if err := steps(s); err != nil {
+		return nil, err
+	}
 	s.Exit(0)
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -26,6 +26,7 @@ func everything(t *testing.T, h *Host) []Resource {
 		&Mount{Source: "/etc/passwd", Target: "/etc/some/file", Type: "bind"},
 		&Mount{Target: "/scratch", Type: "tmpfs", Options: []string{"size=64k"}},
 		&Uname{Nodename: "box", Domainname: "test"}, &Sysctl{"net.ipv4.ip_forward", "1"}, &Rlimit{Name: "nofile", Soft: 64, Hard: 64},
+		&Security{Level: 2, Landlock: map[string]string{"/": "rwx"}},
 	}
 	if online := read(t, "/sys/devices/system/cpu/online"); online != "0" {
 		rs[0].(*CPU).Set, rs[0].(*CPU).Exclusive = []int{1}, true
@@ -71,7 +72,7 @@ func testFaults(t *testing.T) {
 		same := &Uidspace{Map: []IDMap{{0, 0, 65536}}}
 		outer := fork(t, l, space("pidspace"), same, space("mountspace"), &Children{Max: 1}, &Pids{Max: 100})
 		faults(t, h, l, outer, []Resource{space("pidspace"), &Uidspace{Map: []IDMap{{0, 0, 1000}}}, &Timespace{Boottime: time.Hour}, &Pids{Max: 10},
-			space("ipcspace"), &Mount{Source: "/etc", Target: "/mnt", Type: "bind"}})
+			space("ipcspace"), &Mount{Source: "/etc", Target: "/mnt", Type: "bind"}, &Security{Level: 2}})
 	})
 }
 

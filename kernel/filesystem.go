@@ -31,9 +31,10 @@ const atRoot = -1
 // files are the machine's files. The root user of a machine with ids of its own
 // is nobody outside, and only the kernel knows what that user may do, in a
 // directory it shares with the host above all: there processes of the machine's
-// do the work. Elsewhere the machine's root is the host's, as msh is.
+// do the work, and where what runs in the machine is confined. Elsewhere the
+// machine's root is the host's, as msh is.
 func (m *Machine) files() (filesystem, error) {
-	if m.self.IDs != nil {
+	if m.self.IDs != nil || m.confinement() != nil {
 		return entered{m}, m.alive()
 	}
 	root, err := m.openRoot()

@@ -250,5 +250,6 @@ func (m *Machine) learn() error {
 // ownsTable tells whether the machine has a mount table of its own, and not its
 // parent's.
 func (s *Spec) ownsTable() bool {
-	return s.Has("mountspace") || s.Has("pidspace") || s.Has("root") || s.Has("mount")
+	sec, _ := s.find("security").(*Security)
+	return s.Has("mountspace") || s.Has("pidspace") || s.Has("root") || s.Has("mount") || sec != nil && sec.Level >= levelMasks
 }

@@ -40,6 +40,7 @@ func kinds() []kind {
 		{"uname", []Mode{New}, func() Resource { return &Uname{} }, listUname},
 		{"sysctl", []Mode{New}, func() Resource { return &Sysctl{} }, listSysctls},
 		{"rlimit", []Mode{Shared}, func() Resource { return &Rlimit{} }, listRlimits},
+		{"security", []Mode{Shared}, func() Resource { return &Security{} }, listSecurity},
 		{"device", nil, nil, listDevices},
 		{"controller", nil, nil, listControllers},
 	}

@@ -56,6 +56,7 @@ func newMachine(l *Lab, parent *Machine, p *Plan) *Machine {
 	if p.Clocks != nil {
 		self.Clock = *p.Clocks
 	}
+	self.Confined = p.Confined
 	self.Limit = slices.Clone(self.Limit)
 	for _, r := range p.Spec.Resources {
 		if r, ok := r.(*Rlimit); ok {

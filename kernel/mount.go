@@ -139,8 +139,13 @@ func (m *Mount) Enter(s *Steps) error {
 		}
 	}
 	s.moveMountAt("mount "+m.Source+" on "+target, tree, s.find(target, 0, ", to mount "+m.Source+" on it"))
+	words := "with " + strings.Join(m.Options, ", ")
+	if s.Plan.Confined.level() >= levelNodes && attr&unix.MOUNT_ATTR_NODEV == 0 {
+		attr |= unix.MOUNT_ATTR_NODEV
+		words = strings.TrimSuffix(words+", nodev", ", ")
+	}
 	if attr != 0 {
-		s.setAttr("with "+strings.Join(m.Options, ", "), tree, attr, slices.Contains(m.Options, "rbind"))
+		s.setAttr(words, tree, attr, slices.Contains(m.Options, "rbind"))
 	}
 	return nil
 }
@@ -156,6 +161,9 @@ func (m *Mount) enterType(s *Steps, target string) {
 		} else {
 			data = append(data, o)
 		}
+	}
+	if s.Plan.Confined.level() >= levelNodes {
+		flags |= unix.MS_NODEV
 	}
 	source := m.Source
 	if source == "" {

@@ -26,7 +26,8 @@ type Under struct {
 	Limit []*Rlimit // its rlimits, its parents' first
 	Clock Timespace // how far its clocks are from the host's
 
-	Places []cgroup.Place // where in v1's hierarchies its processes are
+	Places   []cgroup.Place // where in v1's hierarchies its processes are
+	Confined *Confinement   `json:",omitempty"` // how what runs in it is
 }
 
 // Plan is, to the letter, what the kernel will be asked for a machine. It is
@@ -49,6 +50,8 @@ type Plan struct {
 	Nets   []*Netif       // interfaces it gets, those on a vnet first
 	IPv6   bool           // whether a network of its own does IPv6
 
+	Confined *Confinement // how what runs in it is; its parent's, where it names nothing
+
 	Steps *Steps // what the child, and before it the intermediate, performs
 }
 
@@ -56,6 +59,8 @@ type Plan struct {
 type Steps struct {
 	*stage0.Program
 	Plan *Plan
+
+	proc, sys any // the mounts on /proc and /sys that these steps have made
 }
 
 // NewPlan plans a machine. state is the directory msh will keep for it.
@@ -63,7 +68,7 @@ func NewPlan(spec *Spec, under Under, host *cgroup.Host, state string) (*Plan, e
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
-	p := &Plan{Spec: spec, Under: under, IPv6: spec.Has("netspace")}
+	p := &Plan{Spec: spec, Under: under, Confined: under.Confined, IPv6: spec.Has("netspace")}
 	parents := false
 	err := p.each(func(r Resource) error {
 		if c, ok := r.(*Children); ok && c.Max > 0 {
@@ -85,7 +90,7 @@ func NewPlan(spec *Spec, under Under, host *cgroup.Host, state string) (*Plan, e
 		path = "/msh." + under.Lab + "." + spec.Name
 	}
 	p.Group = host.Group(path, p.Limits, parents)
-	p.Steps = &Steps{stage0.New(), p}
+	p.Steps = &Steps{Program: stage0.New(), Plan: p}
 	if err := p.write(state); err != nil {
 		return nil, err
 	}

@@ -39,6 +39,7 @@ const (
 func (p *Plan) write(state string) error {
 	s := p.Steps
 	s.Hold(syncFD) // closed by exec, it tells msh that the machine is up
+	s.hide(p.Confined)
 	s.leaveKeyring()
 	s.joinGroups()
 	if p.relayed() {
@@ -73,6 +74,9 @@ func (p *Plan) write(state string) error {
 	if err != nil {
 		return err
 	}
+	if p.masks() {
+		s.mask()
+	}
 	if p.knowsNames() {
 		s.mountHosts()
 	}
@@ -80,12 +84,23 @@ func (p *Plan) write(state string) error {
 	s.clean()
 	if p.Spec.Init != nil {
 		s.Call("unblock signals", 0, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, stage0.Buffer(sigsetSize), 0, sigsetSize)
-		s.rlimits()
+		if err := s.confine(""); err != nil {
+			return err
+		}
 		s.exec(p.Spec.Init, DefaultEnv(nil))
 		return nil
 	}
-	s.minimalInit(state)
-	return nil
+	return s.minimalInit(state)
+}
+
+// confine sets the limits of the machine's init, and confines it. program is the path
+// of msh's own, where that is the init.
+func (s *Steps) confine(program string) error {
+	c := s.Plan.Confined
+	s.enclose(c, program)
+	s.rlimits()
+	s.boundCaps(c)
+	return s.shed(c, true, s.Plan.Space())
 }
 
 // newNetwork prepares the machine's own network before anything is in it. Its
@@ -275,7 +290,7 @@ const coverDir = "/dev/.msh"
 // minimalInit goes on as msh's own init. It runs from a copy in the machine's
 // own mount table: a shared file could be written from inside, and a process
 // whose program is a memory file cannot be restored from a checkpoint.
-func (s *Steps) minimalInit(state string) {
+func (s *Steps) minimalInit(state string) error {
 	p := s.Plan
 	if p.Flags&unix.CLONE_NEWPID != 0 {
 		all := binary.NativeEndian.AppendUint64(nil, everySignal)
@@ -290,9 +305,11 @@ func (s *Steps) minimalInit(state string) {
 	if !p.Table || !p.Spec.Has("root") && p.inUserSpace() {
 		// No mount table of its own, or no directory it surely may enter: the
 		// sealed memory file has to do.
-		s.rlimits()
+		if err := s.confine(""); err != nil {
+			return err
+		}
 		s.Call("exec msh's minimal init", 0, unix.SYS_EXECVEAT, imageFD, "", argv, env, atEmptyPath)
-		return
+		return nil
 	}
 	dir := "/dev"
 	if !p.Spec.Has("root") {
@@ -310,8 +327,11 @@ func (s *Steps) minimalInit(state string) {
 	fd := s.Call("create "+path, 0, unix.SYS_OPENAT, stage0.AtCwd, path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o555)
 	s.Call("write msh's minimal init to it", 0, unix.SYS_WRITE, fd, stage0.Image(), len(stage0.Image()))
 	s.Call("close it", 0, unix.SYS_CLOSE, fd)
-	s.rlimits()
+	if err := s.confine(path); err != nil {
+		return err
+	}
 	s.Call("exec it", 0, unix.SYS_EXECVE, path, argv, env)
+	return nil
 }
 
 // exec ends the program with argv. A name without a slash is looked for as

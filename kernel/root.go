@@ -136,6 +136,7 @@ func (r *Root) Enter(s *Steps) error {
 		sys = s.Call("open /sys", 0, unix.SYS_OPEN_TREE, stage0.AtCwd, "/sys", openTreeFlags(true))
 	}
 
+	s.proc, s.sys = proc, sys
 	tree := p.tree(rootTree)
 	if r.Write == "overlay" {
 		r.overlay(s, tree)
@@ -160,6 +161,10 @@ func (r *Root) Enter(s *Steps) error {
 	s.moveMountAt("mount /sys", sys, at[1])
 	s.setAttr("make it read-only", sys, unix.MOUNT_ATTR_RDONLY, true)
 	s.populateDev(at[2], nodes)
+	if p.Confined.level() >= levelNodes {
+		// Device nodes in the tree are nobody's to open.
+		s.Call("no devices in the root", 0, unix.SYS_MOUNT_SETATTR, stage0.AtCwd, "/", 0, mountAttr(unix.MOUNT_ATTR_NODEV, 0, 0), mountAttrSize)
+	}
 	if r.Write == "none" {
 		s.setAttr("make the root read-only", tree, unix.MOUNT_ATTR_RDONLY, false)
 	}

@@ -1,9 +1,12 @@
 package kernel
 
 import (
+	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"msh/kernel/stage0"
 )
 
 // Sysctl is a kernel parameter that a namespace has for itself.
@@ -80,16 +83,26 @@ func (s *Sysctl) Plan(p *Plan) error {
 
 // Enter writes it.
 func (s *Sysctl) Enter(steps *Steps) error {
-	file := "/proc/sys/" + s.path()
-	fd := steps.Call("open "+file, 0, unix.SYS_OPENAT, unix.AT_FDCWD, file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	s.write(steps, stage0.AtCwd, "/proc/sys/"+s.path())
+	return nil
+}
+
+func (s *Sysctl) write(steps *Steps, at any, file string) {
+	fd := steps.Call("open /proc/sys/"+s.path(), 0, unix.SYS_OPENAT, at, file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	steps.Call("write "+s.Value+" to "+s.Name, 0, unix.SYS_WRITE, fd, s.Value, len(s.Value))
 	steps.Call("close it", 0, unix.SYS_CLOSE, fd)
-	return nil
 }
 
 func (s *Sysctl) set(m *Machine) error {
 	if m.space()&spaceFlags[s.space()] == 0 {
 		return bad("sysctl", "key", s.Name, s.space()+"() in the machine, or it would be the host's")
 	}
-	return m.perform(func(steps *Steps) { s.Enter(steps) })
+	// By way of the host's /proc: the machine's may be read-only. Which file of that
+	// name it is depends on who opens it (proc_sys_lookup).
+	proc, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open /proc: %w", err)
+	}
+	defer unix.Close(proc)
+	return m.performWith(map[stage0.FD]int{procFD: proc}, func(steps *Steps) { s.write(steps, procFD, "sys/"+s.path()) })
 }

@@ -36,6 +36,16 @@ type (
 	FD string
 	// Buffer is a pointer to that many zero bytes.
 	Buffer int
+	// Words is a pointer to words of 8 bytes, each laid out as an argument is; a
+	// Ref cannot be among them.
+	Words []any
+	// Tail is a pointer into a step's own record, which ends in its arguments and
+	// then its result: to the argument From. What the system call of that step does
+	// not take makes, with the result, a struct for one that comes later.
+	Tail struct {
+		Step Ref
+		From int
+	}
 )
 
 // A Step is one system call of a Program.
@@ -119,11 +129,19 @@ func (p *Program) FDs() []FD {
 	for _, name := range names {
 		seen[name] = true
 	}
+	find := func(a any) {
+		if name, ok := a.(FD); ok && !seen[name] {
+			seen[name] = true
+			names = append(names, name)
+		}
+	}
 	for _, s := range p.steps {
 		for _, a := range s.Args {
-			if name, ok := a.(FD); ok && !seen[name] {
-				seen[name] = true
-				names = append(names, name)
+			find(a)
+			if words, ok := a.(Words); ok {
+				for _, w := range words {
+					find(w)
+				}
 			}
 		}
 	}
@@ -135,29 +153,102 @@ const (
 	stepSize   = 64
 )
 
+// assembly is a program being laid out.
+type assembly struct {
+	b      []byte
+	texts  map[string]uint64 // where each string is, once
+	number map[FD]int
+}
+
+func (l *assembly) data(d []byte) uint64 {
+	for len(l.b)%8 != 0 {
+		l.b = append(l.b, 0)
+	}
+	at := uint64(Base + len(l.b))
+	l.b = append(l.b, d...)
+	return at
+}
+
+func (l *assembly) text(s string) uint64 {
+	at, ok := l.texts[s]
+	if !ok {
+		at = uint64(Base + len(l.b))
+		l.b = append(append(l.b, s...), 0)
+		l.texts[s] = at
+	}
+	return at
+}
+
+// argument lays out the argument j of the step i. Of a Ref it is the number of the
+// step, whose result stage0 puts in its place.
+func (l *assembly) argument(s *Step, i, j int, a any) (uint64, error) {
+	switch a := a.(type) {
+	case int:
+		return uint64(a), nil
+	case uint64:
+		return a, nil
+	case uintptr:
+		return uint64(a), nil
+	case Ref:
+		if a < 0 || int(a) >= i {
+			return 0, fmt.Errorf("stage0: %s: argument %d: step %d is not before step %d", s.Words, j, a, i)
+		}
+		return uint64(a), nil
+	case Tail:
+		if a.Step < 0 || int(a.Step) >= i || a.From < 0 || a.From > 5 {
+			return 0, fmt.Errorf("stage0: %s: argument %d: no argument %d of a step %d before step %d", s.Words, j, a.From, a.Step, i)
+		}
+		return Base + uint64(ArgOffset(a.Step, a.From)), nil
+	case FD:
+		n, ok := l.number[a]
+		if !ok {
+			return 0, fmt.Errorf("stage0: %s: no descriptor %q", s.Words, a)
+		}
+		return uint64(n), nil
+	case string:
+		if strings.IndexByte(a, 0) >= 0 {
+			return 0, fmt.Errorf("%s: a NUL byte in %q", s.Words, a)
+		}
+		return l.text(a), nil
+	case []byte:
+		return l.data(a), nil
+	case Buffer:
+		if a < 0 || a > MaxSize {
+			return 0, fmt.Errorf("stage0: %s: a buffer of %d bytes, want 0 to %d", s.Words, a, MaxSize)
+		}
+		return l.data(make([]byte, a)), nil
+	case Words:
+		list := make([]byte, 0, 8*len(a))
+		for _, w := range a {
+			if _, ok := w.(Ref); ok {
+				return 0, fmt.Errorf("stage0: %s: argument %d: a step's result among words", s.Words, j)
+			}
+			v, err := l.argument(s, i, j, w)
+			if err != nil {
+				return 0, err
+			}
+			list = binary.NativeEndian.AppendUint64(list, v)
+		}
+		return l.data(list), nil
+	case []string:
+		list := make([]byte, 0, 8*len(a)+8)
+		for _, s := range a {
+			if strings.IndexByte(s, 0) >= 0 {
+				return 0, fmt.Errorf("a NUL byte in %q", s)
+			}
+			list = binary.NativeEndian.AppendUint64(list, l.text(s))
+		}
+		return l.data(append(list, make([]byte, 8)...)), nil
+	}
+	return 0, fmt.Errorf("stage0: %s: argument %d is a %T", s.Words, j, a)
+}
+
 // Assemble lays the program out as stage0 reads it; number tells the descriptor
 // that each FD has in the new process.
 func (p *Program) Assemble(number map[FD]int) ([]byte, error) {
-	b := make([]byte, headerSize+stepSize*len(p.steps), headerSize+stepSize*len(p.steps)+4096)
-	texts := map[string]uint64{} // each string once
-	data := func(d []byte) uint64 {
-		for len(b)%8 != 0 {
-			b = append(b, 0)
-		}
-		at := uint64(Base + len(b))
-		b = append(b, d...)
-		return at
-	}
-	text := func(s string) uint64 {
-		at, ok := texts[s]
-		if !ok {
-			at = uint64(Base + len(b))
-			b = append(append(b, s...), 0)
-			texts[s] = at
-		}
-		return at
-	}
-	for i, s := range p.steps {
+	l := assembly{make([]byte, headerSize+stepSize*len(p.steps), headerSize+stepSize*len(p.steps)+4096), map[string]uint64{}, number}
+	for i := range p.steps {
+		s := &p.steps[i]
 		flags := uint32(s.Flags)
 		if s.over > 0xff {
 			return nil, fmt.Errorf("stage0: %s: %d steps to pass over, at most 255", s.Words, s.over)
@@ -165,61 +256,26 @@ func (p *Program) Assemble(number map[FD]int) ([]byte, error) {
 		flags |= uint32(s.over) << 24
 		var args [6]uint64
 		for j, a := range s.Args {
-			switch a := a.(type) {
-			case int:
-				args[j] = uint64(a)
-			case uint64:
-				args[j] = a
-			case uintptr:
-				args[j] = uint64(a)
-			case Ref:
-				if a < 0 || int(a) >= i {
-					return nil, fmt.Errorf("stage0: %s: argument %d: step %d is not before step %d", s.Words, j, a, i)
-				}
-				args[j] = uint64(a)
-				flags |= 1 << (8 + j)
-			case FD:
-				n, ok := number[a]
-				if !ok {
-					return nil, fmt.Errorf("stage0: %s: no descriptor %q", s.Words, a)
-				}
-				args[j] = uint64(n)
-			case string:
-				if strings.IndexByte(a, 0) >= 0 {
-					return nil, fmt.Errorf("%s: a NUL byte in %q", s.Words, a)
-				}
-				args[j] = text(a)
-			case []byte:
-				args[j] = data(a)
-			case Buffer:
-				if a < 0 || a > MaxSize {
-					return nil, fmt.Errorf("stage0: %s: a buffer of %d bytes, want 0 to %d", s.Words, a, MaxSize)
-				}
-				args[j] = data(make([]byte, a))
-			case []string:
-				list := make([]byte, 0, 8*len(a)+8)
-				for _, s := range a {
-					if strings.IndexByte(s, 0) >= 0 {
-						return nil, fmt.Errorf("a NUL byte in %q", s)
-					}
-					list = binary.NativeEndian.AppendUint64(list, text(s))
-				}
-				args[j] = data(append(list, make([]byte, 8)...))
-			default:
-				return nil, fmt.Errorf("stage0: %s: argument %d is a %T", s.Words, j, a)
+			v, err := l.argument(s, i, j, a)
+			if err != nil {
+				return nil, err
 			}
+			if _, ok := a.(Ref); ok {
+				flags |= 1 << (8 + j)
+			}
+			args[j] = v
 		}
-		at := b[headerSize+stepSize*i:]
+		at := l.b[headerSize+stepSize*i:]
 		binary.NativeEndian.PutUint32(at[0:], uint32(s.Nr))
 		binary.NativeEndian.PutUint32(at[4:], flags)
 		for j, v := range args {
 			binary.NativeEndian.PutUint64(at[8+8*j:], v)
 		}
-		if len(b) > MaxSize {
-			return nil, fmt.Errorf("arguments and environment of %d bytes: at most %d: %w", len(b), MaxSize, unix.E2BIG)
+		if len(l.b) > MaxSize {
+			return nil, fmt.Errorf("arguments and environment of %d bytes: at most %d: %w", len(l.b), MaxSize, unix.E2BIG)
 		}
 	}
-	return b, nil
+	return l.b, nil
 }
 
 // Result is the result of a step, as found in the memory file.

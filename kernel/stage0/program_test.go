@@ -33,6 +33,12 @@ func TestAssembleErrors(t *testing.T) {
 		{"Buffer too big", func(p *Program) { p.Call("x", 0, 1, Buffer(MaxSize+1)) }, "a buffer of 16777217 bytes"},
 		{"big", func(p *Program) { p.Call("x", 0, 1, Buffer(MaxSize-headerSize-stepSize)) }, ""},
 		{"too big", func(p *Program) { p.Call("x", 0, 1, Buffer(MaxSize-headerSize-stepSize+1)) }, "at most 16777216"},
+		{"words", func(p *Program) { p.Call("x", 0, 1, Words{1, "s", []byte("b"), Words{uint64(2)}}) }, ""},
+		{"words with what they cannot have", func(p *Program) { p.Call("x", 0, 1); p.Call("x", 0, 1, Words{Ref(0)}) }, "a step's result among words"},
+		{"words of a type", func(p *Program) { p.Call("x", 0, 1, Words{1.5}) }, "argument 0 is a float64"},
+		{"tail", func(p *Program) { p.Call("x", 0, 1); p.Call("x", 0, 1, Tail{0, 5}) }, ""},
+		{"tail of itself", func(p *Program) { p.Call("x", 0, 1, Tail{0, 5}) }, "no argument 5 of a step 0 before step 0"},
+		{"tail of no argument", func(p *Program) { p.Call("x", 0, 1); p.Call("x", 0, 1, Tail{0, 6}) }, "no argument 6 of a step 0"},
 		{"255 over", func(p *Program) { p.Fork("x", 0, 0, func(p *Program, _ Ref) { many(p, 255) }) }, ""},
 		{"256 over", func(p *Program) { p.Fork("x", 0, 0, func(p *Program, _ Ref) { many(p, 256) }) }, "256 steps to pass over"},
 	}

@@ -1,0 +1,103 @@
+package kernel
+
+import (
+	"os"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/stage0"
+)
+
+// What a machine of level 2 and above does not see of the kernel's two file systems,
+// or sees but cannot write: it is the whole host's. They are the lists of container
+// engines; /sys as a whole is read-only.
+var (
+	maskedFiles = []string{"/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/interrupts"}
+	maskedDirs  = []string{"/proc/acpi", "/proc/asound", "/proc/scsi", "/sys/devices/virtual/powercap"}
+	readOnly    = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+)
+
+// masksAt is the directory whose mask the other masks are copies of: one that every
+// sysfs has (drivers/base/firmware.c), and that is to be masked itself.
+const (
+	masksAt   = "/sys/firmware"
+	emptyFile = ".empty"
+)
+
+// present are those of the paths that this kernel has. /proc and /sys show the same
+// names wherever they are mounted, but for those of processes and networks.
+var present = sync.OnceValue(func() map[string]bool {
+	all := map[string]bool{}
+	for _, path := range slices.Concat(maskedFiles, maskedDirs, readOnly) {
+		_, err := os.Lstat(path)
+		all[path] = err == nil
+	}
+	return all
+})
+
+// mask hides them. Nothing here is found by a path that somebody else could have laid
+// a link in: the two file systems are known by the descriptors that they were mounted
+// by, or found without following links; below them nobody makes names; and what is put
+// over a name is an empty file, or an empty directory, of a file system that this very
+// program has made, not whatever lies at the machine's /dev/null (CVE-2025-31133).
+// A mount goes to a descriptor, never to a path (CVE-2025-52565, CVE-2025-52881).
+func (s *Steps) mask() {
+	proc, sys := s.proc, s.sys
+	if proc == nil {
+		proc = s.place("/proc")
+	}
+	if sys == nil {
+		sys = s.place("/sys")
+	}
+	empty := s.detached("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, "size", "4k", "mode", "555")
+	s.Call("make an empty file in it", 0, unix.SYS_MKNODAT, empty, emptyFile, unix.S_IFREG|0o444, 0)
+	s.setAttr("make it read-only", empty, unix.MOUNT_ATTR_RDONLY, false)
+	s.moveMountAt("mask "+masksAt+" with it", empty, s.below(masksAt, proc, sys))
+	for _, path := range maskedDirs {
+		s.maskOne(path, "", empty, proc, sys)
+	}
+	for _, path := range maskedFiles {
+		s.maskOne(path, emptyFile, empty, proc, sys)
+	}
+	for _, path := range readOnly {
+		if present()[path] {
+			at := s.below(path, proc, sys)
+			tree := s.Call("copy "+path, 0, unix.SYS_OPEN_TREE, at, "", treeClone|atEmptyPath|unix.AT_RECURSIVE)
+			s.setAttr("make it read-only", tree, unix.MOUNT_ATTR_RDONLY, true)
+			s.moveMountAt("put it over "+path, tree, at)
+		}
+	}
+	s.setAttr("make /sys read-only", sys, unix.MOUNT_ATTR_RDONLY, true)
+}
+
+func (s *Steps) maskOne(path, with string, empty, proc, sys any) {
+	if !present()[path] {
+		return
+	}
+	at := s.below(path, proc, sys)
+	tree := s.Call("copy the empty one", 0, unix.SYS_OPEN_TREE, empty, with, treeClone|atEmptyPath)
+	s.moveMountAt("mask "+path+" with it", tree, at)
+}
+
+// place opens a directory of the root's without following links.
+func (s *Steps) place(path string) stage0.Ref {
+	return s.Call("find "+path, 0, unix.SYS_OPENAT2, stage0.AtCwd, path, howToOpen(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, unix.RESOLVE_NO_SYMLINKS), howSize)
+}
+
+// below opens what is to be covered, from the file system that it is in.
+func (s *Steps) below(path string, proc, sys any) stage0.Ref {
+	from, name := proc, path[len("/proc/"):]
+	if path[:len("/sys/")] == "/sys/" {
+		from, name = sys, path[len("/sys/"):]
+	}
+	return s.Call("find "+path, 0, unix.SYS_OPENAT2, from, name, howToOpen(unix.O_PATH|unix.O_CLOEXEC, unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_BENEATH), howSize)
+}
+
+// masks tells whether the machine's /proc and /sys are to be masked: where the level
+// begins, and where a machine below it has others than its parent.
+func (p *Plan) masks() bool {
+	return p.Confined.level() >= levelMasks &&
+		(p.Under.Confined.level() < levelMasks || p.Flags&unix.CLONE_NEWPID != 0 || p.Spec.Has("root"))
+}
