@@ -21,6 +21,7 @@ type birth struct {
 	files   map[stage0.FD]int // descriptors of msh's that the program names
 	flags   uintptr           // CLONE_NEW*
 	ids     *IDs
+	oneID   bool     // setgroups(2) is closed: see Under.OneID
 	cgroup  int      // descriptor of a v2 group to be born in, -1 for none
 	pidns   int      // pidfd of a machine in whose PID namespace to be born, -1 for msh's own
 	fault   int      // the step that is to fail
@@ -112,8 +113,8 @@ func (b *birth) start() (*process, error) {
 	}
 	if b.flags&unix.CLONE_NEWUSER != 0 {
 		maps := b.ids.sysProcIDMap()
-		attr.Sys.UidMappings, attr.Sys.GidMappings, attr.Sys.GidMappingsEnableSetgroups = maps, maps, true
-		attr.Sys.Credential = &syscall.Credential{}
+		attr.Sys.UidMappings, attr.Sys.GidMappings, attr.Sys.GidMappingsEnableSetgroups = maps, maps, !b.oneID
+		attr.Sys.Credential = &syscall.Credential{NoSetGroups: b.oneID}
 	}
 	fork := func() (err error) {
 		p.pid, err = syscall.ForkExec(stage0Path, []string{"0"}, attr)

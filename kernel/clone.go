@@ -30,7 +30,7 @@ func (t *Txn) clone() (*Child, error) {
 	t.fds = append(t.fds, line[0])
 	b.files[syncFD] = line[1]
 	if !p.relayed() {
-		b.flags, b.ids = p.Flags, p.IDs
+		b.flags, b.ids, b.oneID = p.Flags, p.IDs, p.Under.OneID
 	}
 	if err := t.step("clone"); err != nil {
 		unix.Close(line[1])
@@ -67,8 +67,10 @@ func (t *Txn) open(b *birth) error {
 	if err := joinFiles(p.Group.Places(p.Under.Places), b.files, t.own); err != nil {
 		return err
 	}
-	if b.cgroup, err = t.own(unix.Open(p.Group.Processes(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)); err != nil {
-		return fmt.Errorf("open %s: %w", p.Group.Processes(), err)
+	if p.Group.Tracker != "" {
+		if b.cgroup, err = t.own(unix.Open(p.Group.Processes(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)); err != nil {
+			return fmt.Errorf("open %s: %w", p.Group.Processes(), err)
+		}
 	}
 	if p.Under.Space != 0 {
 		if b.files[parentFD], err = t.own(t.parent.handle()); err != nil {
@@ -128,8 +130,8 @@ func (t *Txn) cloneRelayed(b *birth, line [2]int) (*Child, error) {
 		if f := mid.failure(); f != nil {
 			err = t.explain(f)
 		}
+		t.reapStray(mid)
 		mid.close()
-		t.reapStray()
 		return nil, err
 	}
 	c, err := newCanceller(t.ctx)
@@ -178,13 +180,13 @@ func (t *Txn) cloneRelayed(b *birth, line [2]int) (*Child, error) {
 // reapStray ends a child that the intermediate has cloned but not handed over. It
 // is msh's own: the undoing of the group would kill it, but not reap it, and as a
 // zombie it would keep the PID space it is in from ending.
-func (t *Txn) reapStray() {
+func (t *Txn) reapStray(mid *process) {
 	lists, _ := filepath.Glob("/proc/self/task/*/children")
 	for _, list := range lists {
 		b, _ := os.ReadFile(list)
 		for _, f := range strings.Fields(string(b)) {
 			pid, err := strconv.Atoi(f)
-			if err != nil || !t.plan.Group.Has(pid) {
+			if err != nil || !t.strayed(pid, mid) {
 				continue
 			}
 			fd, err := unix.PidfdOpen(pid, 0)
@@ -196,6 +198,17 @@ func (t *Txn) reapStray() {
 			unix.Close(fd)
 		}
 	}
+}
+
+// strayed tells whether a child of msh's is one that the intermediate has cloned: by
+// the group it was born in, or where there is none by the list it performs.
+func (t *Txn) strayed(pid int, mid *process) bool {
+	if t.plan.Group.Tracker != "" {
+		return t.plan.Group.Has(pid)
+	}
+	var mine, its unix.Stat_t
+	return unix.Fstat(mid.blob, &mine) == nil && unix.Stat(fmt.Sprintf("/proc/%d/fd/%d", pid, stage0.BlobFD), &its) == nil &&
+		mine.Ino == its.Ino && mine.Dev == its.Dev
 }
 
 // fork is the step of the program that clones the child.

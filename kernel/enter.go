@@ -74,7 +74,7 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 	}
 	s.Plan.Under.Places = places
 	err = joinFiles(m.group.Places(places), b.files, own)
-	if err == nil {
+	if err == nil && m.group.Tracker != "" {
 		b.cgroup, err = own(unix.Open(m.group.Processes(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0))
 	}
 	if err != nil {

@@ -39,6 +39,7 @@ type Host struct {
 	Cgroup *cgroup.Host
 	Fault  Fault
 	book   *ledger.Book
+	space  *userSpace // of the user who runs msh; nil for root
 }
 
 // Fault makes a step fail, to prove that nothing is left behind. Steps count
@@ -49,20 +50,21 @@ type Fault struct {
 	Kill   bool // instead of failing, msh is killed at that step
 }
 
-// NewHost looks at the host; it makes nothing. state "" is DefaultState.
+// NewHost looks at the host; it makes nothing. state "" is DefaultState for root, a
+// directory of the user's own for others.
 func NewHost(state string) (*Host, error) {
-	if state == "" {
-		state = DefaultState
-	}
-	state, err := filepath.Abs(state)
+	u, err := theSpace()
 	if err != nil {
 		return nil, err
 	}
-	cg, err := cgroup.Detect()
+	if state, err = stateDir(state); err != nil {
+		return nil, err
+	}
+	cg, err := detectGroups(u)
 	if err != nil {
 		return nil, err
 	}
-	return &Host{State: state, Cgroup: cg, book: &ledger.Book{Dir: filepath.Join(state, ".book")}}, nil
+	return &Host{State: state, Cgroup: cg, book: &ledger.Book{Dir: filepath.Join(state, ".book")}, space: u}, nil
 }
 
 // Labs lists the names of the labs that have a directory, whoever owns them.

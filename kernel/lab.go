@@ -46,7 +46,7 @@ func (h *Host) NewLab(name string, up bool) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{host: h, name: name, up: up, names: map[string]bool{}}
-	l.root = with(&Spec{Name: "host"}, &Machine{host: h, lab: l, pid: os.Getpid(), pidfd: -1})
+	l.root = with(&Spec{Name: "host"}, &Machine{host: h, lab: l, pid: os.Getpid(), pidfd: -1, self: h.under()})
 	return l, nil
 }
 
@@ -142,7 +142,7 @@ func (l *Lab) leftovers(ctx context.Context) (kept string, err error) {
 
 func explainState(err error) error {
 	if errors.Is(err, os.ErrPermission) {
-		return withHint(err, "msh makes namespaces and control groups: run it as root")
+		return withHint(err, "msh makes namespaces and control groups: as root, or in directories that are yours")
 	}
 	return err
 }
@@ -184,7 +184,10 @@ func (s *Spec) validateIn(parent *Machine) error {
 func (l *Lab) Plan(parent *Machine, spec *Spec) (*Plan, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := *spec
+	s, err := l.host.bound(parent, spec)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.validateIn(parent); err != nil {
 		return nil, err
 	}
@@ -247,7 +250,10 @@ func (l *Lab) PlanEnd(m *Machine, destroyed bool) {
 // Fork makes a machine: a transaction over its resources. When it fails, nothing
 // is left.
 func (l *Lab) Fork(ctx context.Context, parent *Machine, spec *Spec) (*Machine, error) {
-	s := *spec
+	s, err := l.host.bound(parent, spec)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.validateIn(parent); err != nil {
 		return nil, err
 	}

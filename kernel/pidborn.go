@@ -27,6 +27,9 @@ var ownPidSpace = sync.OnceValues(func() (int, error) {
 // that was in a namespace may: the call does not move the thread itself, and what
 // it sets is set back. A thread of which that fails does not survive.
 func inPidSpace(pidfd int, start func() error) error {
+	if InSpace() {
+		return inPidSpaceForGood(pidfd, start)
+	}
 	own, err := ownPidSpace()
 	if err != nil {
 		return err
@@ -44,4 +47,28 @@ func inPidSpace(pidfd int, start func() error) error {
 		runtime.UnlockOSThread()
 	}()
 	return start()
+}
+
+// inPidSpaceForGood is inPidSpace for a user's msh. The PID namespace that it stands
+// in itself is not one that its space owns, so that no thread could come back to it
+// (setns(2), EPERM): another one goes in, and is left to die. A process's first
+// thread does not die, and so does not go.
+func inPidSpaceForGood(pidfd int, start func() error) error {
+	done := make(chan error, 1)
+	var run func()
+	run = func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			go run() // on another thread, while this one is held
+			return
+		}
+		if err := unix.Setns(pidfd, unix.CLONE_NEWPID); err != nil {
+			done <- fmt.Errorf("enter the PID space: %w", err)
+			return
+		}
+		done <- start()
+	}
+	go run()
+	return <-done
 }

@@ -28,6 +28,8 @@ type Under struct {
 
 	Places   []cgroup.Place // where in v1's hierarchies its processes are
 	Confined *Confinement   `json:",omitempty"` // how what runs in it is
+	User     bool           `json:",omitempty"` // whether msh is root only in the space of a user
+	OneID    bool           `json:",omitempty"` // and that has no id but the user's own
 }
 
 // Plan is, to the letter, what the kernel will be asked for a machine. It is
@@ -87,9 +89,12 @@ func NewPlan(spec *Spec, under Under, host *cgroup.Host, state string) (*Plan, e
 	}
 	path := under.Path + "/" + spec.Name
 	if under.Path == "" {
-		path = "/msh." + under.Lab + "." + spec.Name
+		path = host.Base + "/msh." + under.Lab + "." + spec.Name
 	}
 	p.Group = host.Group(path, p.Limits, parents)
+	// Without a control group the machine's init stands for its processes: it is
+	// written down before it goes on.
+	p.Parks = p.Parks || p.Group.Tracker == ""
 	p.Steps = &Steps{Program: stage0.New(), Plan: p}
 	if err := p.write(state); err != nil {
 		return nil, err

@@ -185,7 +185,11 @@ func (s *Steps) becomeUser(uid, gid int, groups []int) {
 	for _, g := range groups {
 		list = binary.NativeEndian.AppendUint32(list, uint32(g))
 	}
-	s.Call(fmt.Sprintf("set groups %v", groups), 0, unix.SYS_SETGROUPS, len(groups), list)
+	flags := stage0.Flags(0)
+	if s.Plan.Under.OneID && len(groups) == 0 {
+		flags = stage0.MayFail // setgroups(2) is closed to who has no groups to set
+	}
+	s.Call(fmt.Sprintf("set groups %v", groups), flags, unix.SYS_SETGROUPS, len(groups), list)
 	s.Call(fmt.Sprintf("become group %d", gid), 0, unix.SYS_SETRESGID, gid, gid, gid)
 	s.Call(fmt.Sprintf("become user %d", uid), 0, unix.SYS_SETRESUID, uid, uid, uid)
 }
@@ -293,16 +297,14 @@ const coverDir = "/dev/.msh"
 func (s *Steps) minimalInit(state string) error {
 	p := s.Plan
 	if p.Flags&unix.CLONE_NEWPID != 0 {
-		all := binary.NativeEndian.AppendUint64(nil, everySignal)
-		s.Call("block signals", 0, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, all, 0, sigsetSize)
+		s.blockSignals()
 	} else {
 		// Orphans come to this init all the same.
 		s.Call("take in orphans", 0, unix.SYS_PRCTL, unix.PR_SET_CHILD_SUBREAPER, 1)
 	}
-	ignore := binary.NativeEndian.AppendUint64(nil, 1) // SIG_IGN
-	s.Call("let the kernel reap", 0, unix.SYS_RT_SIGACTION, int(unix.SIGCHLD), append(ignore, make([]byte, 24)...), 0, sigsetSize)
+	s.ignoreChildren()
 	argv, env := []string{"init"}, []string{}
-	if !p.Table || !p.Spec.Has("root") && p.inUserSpace() {
+	if !p.Table || !p.Spec.Has("root") && p.ownIDs() {
 		// No mount table of its own, or no directory it surely may enter: the
 		// sealed memory file has to do.
 		if err := s.confine(""); err != nil {
@@ -332,6 +334,16 @@ func (s *Steps) minimalInit(state string) error {
 	}
 	s.Call("exec it", 0, unix.SYS_EXECVE, path, argv, env)
 	return nil
+}
+
+func (s *Steps) blockSignals() {
+	all := binary.NativeEndian.AppendUint64(nil, everySignal)
+	s.Call("block signals", 0, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, all, 0, sigsetSize)
+}
+
+func (s *Steps) ignoreChildren() {
+	ignore := binary.NativeEndian.AppendUint64(nil, 1) // SIG_IGN
+	s.Call("let the kernel reap", 0, unix.SYS_RT_SIGACTION, int(unix.SIGCHLD), append(ignore, make([]byte, 24)...), 0, sigsetSize)
 }
 
 // exec ends the program with argv. A name without a slash is looked for as

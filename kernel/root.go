@@ -17,6 +17,8 @@ type Root struct {
 	Write  string // "overlay", "direct" or "none"
 	Size   int64  `json:",omitempty"` // of what an overlay in memory may hold, bytes
 	Upper  string `json:",omitempty"` // the directory an overlay keeps its changes under
+	// Layers are laid out by msh, for a user who is not root.
+	Layers *rootLayers `json:",omitempty"`
 }
 
 // Kind is "root".
@@ -57,7 +59,14 @@ const (
 // Plan asks for a mount table and the trees.
 func (r *Root) Plan(p *Plan) error {
 	p.Table = true
-	p.addTree(&Tree{FD: rootTree, Source: r.Source, Param: "root: source", Dir: true})
+	if r.Layers != nil && r.Write == "overlay" {
+		return r.planUpper(p) // the child mounts the overlays by their paths
+	}
+	p.addTree(&Tree{FD: rootTree, Source: r.Source, Param: "root: source", Dir: true, Below: r.Layers != nil})
+	return r.planUpper(p)
+}
+
+func (r *Root) planUpper(p *Plan) error {
 	if r.Upper != "" {
 		p.addTree(&Tree{FD: upperTree, Source: r.Upper, Param: "root: upper", Dir: true})
 	}
@@ -137,7 +146,10 @@ func (r *Root) Enter(s *Steps) error {
 	}
 
 	s.proc, s.sys = proc, sys
-	tree := p.tree(rootTree)
+	var tree any
+	if r.Layers == nil || r.Write != "overlay" {
+		tree = p.tree(rootTree)
+	}
 	if r.Write == "overlay" {
 		r.overlay(s, tree)
 	} else {
@@ -166,7 +178,7 @@ func (r *Root) Enter(s *Steps) error {
 		s.Call("no devices in the root", 0, unix.SYS_MOUNT_SETATTR, stage0.AtCwd, "/", 0, mountAttr(unix.MOUNT_ATTR_NODEV, 0, 0), mountAttrSize)
 	}
 	if r.Write == "none" {
-		s.setAttr("make the root read-only", tree, unix.MOUNT_ATTR_RDONLY, false)
+		s.setAttr("make the root read-only", tree, unix.MOUNT_ATTR_RDONLY, r.Layers != nil)
 	}
 	return nil
 }
@@ -175,24 +187,22 @@ func (r *Root) Enter(s *Steps) error {
 // machine's own, or under the directory given.
 func (r *Root) overlay(s *Steps, tree any) {
 	s.scratch(r.Size)
+	if r.Layers != nil {
+		r.layers(s)
+		return
+	}
 	s.Call("make lower", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "lower", 0o755)
 	s.Call("make root", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "root", 0o755)
 	s.moveMount("mount "+r.Source+" on lower", tree, "lower")
-	layers := "upperdir=upper,workdir=work"
 	where := "in memory"
 	if r.Size != 0 {
 		where += fmt.Sprintf(", at most %d bytes", r.Size)
 	}
 	if r.Upper != "" {
-		s.Call("make changes", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "changes", 0o755)
-		s.moveMount("mount "+r.Upper+" on changes", s.Plan.tree(upperTree), "changes")
-		layers = "upperdir=changes/upper,workdir=changes/work"
 		where = "under " + r.Upper
-	} else {
-		s.Call("make upper", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "upper", 0o755)
-		s.Call("make work", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "work", 0o755)
 	}
-	options := "lowerdir=lower," + layers
+	changes := r.changes(s)
+	options := "lowerdir=lower,upperdir=" + changes + "upper,workdir=" + changes + "work"
 	if s.Plan.inUserSpace() {
 		// trusted.* belongs to the host's root alone.
 		options += ",userxattr"
@@ -201,8 +211,25 @@ func (r *Root) overlay(s *Steps, tree any) {
 	s.Call("go there", 0, unix.SYS_CHDIR, "root")
 }
 
-// inUserSpace tells whether the child is root of a user namespace only.
-func (p *Plan) inUserSpace() bool { return p.Space()&unix.CLONE_NEWUSER != 0 }
+// changes makes the directories upper and work, and returns what stands before their
+// names.
+func (r *Root) changes(s *Steps) string {
+	if r.Upper != "" {
+		s.Call("make changes", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "changes", 0o755)
+		s.moveMount("mount "+r.Upper+" on changes", s.Plan.tree(upperTree), "changes")
+		return "changes/"
+	}
+	s.Call("make upper", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "upper", 0o755)
+	s.Call("make work", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "work", 0o755)
+	return ""
+}
+
+// inUserSpace tells whether the child is root of a user namespace only: its own, or
+// that of the user who runs msh.
+func (p *Plan) inUserSpace() bool { return p.ownIDs() || p.Under.User }
+
+// ownIDs tells whether the child's ids are not those of msh.
+func (p *Plan) ownIDs() bool { return p.Space()&unix.CLONE_NEWUSER != 0 }
 
 const (
 	fsconfigString = 1
@@ -320,7 +347,7 @@ func (s *Steps) populateDev(dev stage0.Ref, nodes []stage0.Ref) {
 	}
 	s.Call("make /dev/pts", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "/dev/pts", 0o755)
 	pts := "newinstance,ptmxmode=0666,mode=0620"
-	if p.IDs == nil || hasGroup(p.IDs, 5) {
+	if (p.IDs == nil && !p.Under.OneID) || p.IDs != nil && hasGroup(p.IDs, 5) {
 		pts += ",gid=5" // tty, in every distribution
 	}
 	s.Call("mount devpts on /dev/pts", 0, unix.SYS_MOUNT, "devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, pts)

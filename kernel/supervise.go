@@ -68,7 +68,7 @@ func (m *Machine) spawnSupervised(ctx context.Context, c *Command, log string, r
 	}
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{"msh", "supervise", m.ID()}
-	cmd.Env = []string{"MSH_STATE=" + m.host.State, "PATH=" + DefaultPath}
+	cmd.Env = append(m.host.space.stayAwake(), "MSH_STATE="+m.host.State, "PATH="+DefaultPath)
 	cmd.Dir = "/"
 	cmd.Stdin = strings.NewReader(string(raw))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -192,6 +192,11 @@ func (t *Txn) own(fd int, err error) (int, error) {
 // until it has executed its init.
 func (t *Txn) bringUp(c *Child) (*Machine, error) {
 	p := t.plan
+	if p.Group.Tracker == "" {
+		if err := t.writeInit(c); err != nil {
+			return nil, err
+		}
+	}
 	if p.Parks || p.relayed() {
 		if err := t.shiftOwners(c); err != nil {
 			return nil, err

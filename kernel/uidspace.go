@@ -181,8 +181,8 @@ func (d *IDs) absolute(under []IDMap) []IDMap {
 // Prepare checks that a named range is free, or finds one that is; the book is
 // locked meanwhile.
 func (u *Uidspace) Prepare(t *Txn) error {
-	if u.Map != nil {
-		return nil
+	if err := u.checkSpace(t); err != nil || u.Map != nil {
+		return err
 	}
 	claims, err := t.host.book.Claims("uid")
 	if err != nil {
@@ -190,6 +190,9 @@ func (u *Uidspace) Prepare(t *Txn) error {
 	}
 	ids, under := t.plan.IDs, t.plan.Under.IDs
 	size := u.size()
+	if t.host.space != nil && under == nil && u.Base == nil && !t.host.space.spares(size) {
+		return t.host.space.tooFew(size)
+	}
 	if u.Base != nil {
 		at, _ := outward(under, *u.Base, size)
 		if c, ok := taken(claims, at, size, t.parent); ok {
@@ -212,6 +215,8 @@ func (u *Uidspace) Prepare(t *Txn) error {
 				Mend: fmt.Sprintf("make %s with uidspace(size=%d)", t.parent.Name(), defaultIDs+uint64(size))}
 		}
 		lo, hi = m.Outside+defaultIDs, m.Outside+m.Size
+	} else if t.host.space != nil {
+		lo, hi = 1, t.host.space.ids() // 0 is the user
 	} else {
 		subs, err := subordinate()
 		if err != nil {

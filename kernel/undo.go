@@ -28,6 +28,9 @@ func (h *Host) undo(ctx context.Context, e ledger.Entry) error {
 		if err := json.Unmarshal(e.Arg, &path); err != nil {
 			return err
 		}
+		if NeedsSpace() { // the mount table that it was in has ended
+			return removeFile(path)
+		}
 		return netx.Unpin(path)
 	case "nic":
 		var g givenNIC

@@ -27,7 +27,8 @@ type app struct {
 	lab   string // --lab
 	fault string // --fault
 
-	known *kernel.Host // see host
+	known   *kernel.Host // see host
+	outside error        // why an ordinary user's msh is not in the user's space
 }
 
 // commands are the words that may stand in the place of a script's name, in the order of the help. Only the one that is
@@ -131,7 +132,7 @@ Without a script it reads one line by line.`,
 			if a.dry && c.HasParent() && c.Name() != "up" {
 				return usage(c, "-n goes with a script")
 			}
-			return nil
+			return a.enterSpace(c)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
 			switch {
@@ -216,18 +217,14 @@ func (a *app) host() (*kernel.Host, error) {
 	return h, nil
 }
 
-// rootHost is host, for a command that cannot do anything unless it is root.
-func (a *app) rootHost(c *cobra.Command) (*kernel.Host, error) {
-	if os.Geteuid() != 0 {
-		return nil, interp.WithHint(fmt.Errorf("%s needs root, and this is user %d", c.Name(), os.Geteuid()), "sudo "+c.CommandPath()+" …")
-	}
-	return a.host()
-}
+// rootHost is host, for a command that does something to machines: root's, or those of the user, who has none where
+// there is no space of the user's to go into.
+func (a *app) rootHost(*cobra.Command) (*kernel.Host, error) { return a.host() }
 
 // sweep undoes what an msh that was killed has left. It costs one look at the state directory.
 func (a *app) sweep(ctx context.Context, h *kernel.Host) {
-	if os.Geteuid() != 0 {
-		return // what is there is root's
+	if kernel.NeedsSpace() {
+		return // there is nothing yet
 	}
 	if _, err := h.Sweep(ctx, false); err != nil {
 		// In the way of this run only if it needs the same things; then its own error says so.

@@ -20,5 +20,7 @@ func main() {
 // run is msh as a function: its arguments and streams go in, an exit code comes back.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
-	return a.exitCode(a.execute(args))
+	code := a.exitCode(a.execute(args))
+	a.leaveSpace()
+	return code
 }

@@ -31,7 +31,7 @@ const repository = "../.."
 
 // TestMain makes msh of the test binary itself, so that scripts run what is being tested.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"msh": main})
+	testscript.Main(m, map[string]func(){"msh": main, "asuser": asUser})
 }
 
 // TestScripts runs testdata/scripts. A script sees the host from outside machines by outside.star, which lies beside it.
@@ -46,13 +46,16 @@ func TestScripts(t *testing.T) {
 func runScripts(t *testing.T, p testscript.Params) {
 	p.Setup = setup
 	p.Condition = condition
-	p.Cmds = map[string]func(*testscript.TestScript, bool, []string){
-		"waitfor": waitFor,
-		"signal":  signalCommand,
-	}
+	p.Cmds = scriptCommands
 	p.RequireExplicitExec = true
 	p.RequireUniqueNames = true
 	testscript.RunT(serial{t}, p)
+}
+
+var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
+	"waitfor": waitFor,
+	"signal":  signalCommand,
+	"pidof":   pidOfCommand,
 }
 
 // serial is a testing.T whose tests do not run at the same time.

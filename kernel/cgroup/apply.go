@@ -19,8 +19,19 @@ import (
 )
 
 // ownerMark is the extended attribute that says whose a group is: the ledger
-// knows a path before it is made, and somebody else may have it.
-const ownerMark = "trusted.msh.owner"
+// knows a path before it is made, and somebody else may have it. A user cannot
+// set the trusted ones.
+const (
+	ownerMark = "trusted.msh.owner"
+	userMark  = "user.msh.owner"
+)
+
+func (g *Group) mark() string {
+	if g.Base != "" {
+		return userMark
+	}
+	return ownerMark
+}
 
 // mine tells whether the group's first directory, with which all begin and end,
 // is there and this machine's.
@@ -28,9 +39,9 @@ func (g *Group) mine() (bool, error) {
 	if err := g.ready(); err != nil {
 		return false, err
 	}
-	dir := g.dir(g.Tracker)
+	dir := g.Dirs()[0]
 	var mark [512]byte
-	n, err := unix.Getxattr(dir, ownerMark, mark[:])
+	n, err := unix.Getxattr(dir, g.mark(), mark[:])
 	switch {
 	case err == unix.ENOENT:
 		return false, nil
@@ -59,7 +70,7 @@ func (g *Group) Make() error {
 			return fmt.Errorf("mkdir %s: %w", d, err)
 		}
 		if i == 0 {
-			if err := unix.Setxattr(d, ownerMark, []byte(g.Owner), unix.XATTR_CREATE); err != nil {
+			if err := unix.Setxattr(d, g.mark(), []byte(g.Owner), unix.XATTR_CREATE); err != nil {
 				return fmt.Errorf("mark %s: %w", d, err)
 			}
 		}
@@ -330,6 +341,9 @@ func (g *Group) applyV2(l Limits) error {
 			need[i] = "io"
 		}
 	}
+	if g.Base != "" {
+		return g.applyUser(m, need, l)
+	}
 	// Counters come with the controllers: those stats() reads are always wanted.
 	for _, c := range []string{"cpu", "memory", "pids", "io"} {
 		if !slices.Contains(need, c) {
@@ -339,6 +353,10 @@ func (g *Group) applyV2(l Limits) error {
 	if err := g.enable(m, need); err != nil {
 		return err
 	}
+	return g.updateV2(m, l)
+}
+
+func (g *Group) updateV2(m *cgroup2.Manager, l Limits) error {
 	if err := m.Update(l.v2()); err != nil {
 		return explain("", l, err)
 	}

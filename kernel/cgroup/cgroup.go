@@ -45,6 +45,11 @@ type Host struct {
 	// Controllers that limits can use, sorted. On v2 those of the root, else
 	// those with a v1 hierarchy of their own.
 	Controllers []string
+	// Of a user who is not root: where in the hierarchies the groups may be made,
+	// and why not more of them can be. Base is "" where nothing is delegated.
+	User bool
+	Base string
+	Lack string
 }
 
 // Detect looks what this host has. It costs a few system calls and reads nothing
@@ -78,6 +83,8 @@ func Detect() (*Host, error) {
 // Mode is "v2", "hybrid" or "v1".
 func (h *Host) Mode() string {
 	switch {
+	case h.User && h.Base == "":
+		return "none"
 	case h.Unified:
 		return "v2"
 	case h.V2 == Private:
@@ -97,6 +104,10 @@ type Group struct {
 	V1      []string `json:",omitempty"` // controllers of v1 in use
 	// Owner marks the directory of the processes as this machine's.
 	Owner string
+	// Base is the group that a user may make groups in; "" is root's, the root.
+	Base string `json:",omitempty"`
+	// Init is whose PID namespace holds the processes, where there is no Tracker.
+	Init *Init `json:",omitempty"`
 	// Leaf is set where processes are in Path/.init, since on v2 a group whose
 	// children have limits cannot have processes of its own.
 	Leaf   bool   `json:",omitempty"`
@@ -106,7 +117,7 @@ type Group struct {
 // Group lays out the group for those limits, touching nothing. parents is for
 // a machine that will have machines of its own.
 func (h *Host) Group(path string, l Limits, parents bool) *Group {
-	g := &Group{Path: path, Unified: h.Unified, Tracker: h.V2, Limits: l, Leaf: h.Unified && parents}
+	g := &Group{Path: path, Unified: h.Unified, Tracker: h.V2, Limits: l, Leaf: h.Unified && parents, Base: h.Base}
 	if !h.Unified {
 		g.V1 = l.controllers() // sorted
 	}
@@ -121,6 +132,9 @@ func (h *Host) Check(l Limits) error {
 			name = "io"
 		}
 		if !h.has(name) {
+			if h.User {
+				return &NotDelegated{name, h.Lack}
+			}
 			return fmt.Errorf("%w: %s (cgroup %s here has %s)", ErrMissing, name, h.Mode(), strings.Join(h.Controllers, " "))
 		}
 	}
@@ -142,7 +156,10 @@ func (g *Group) v1dir(controller string) string { return g.dir(filepath.Join(Roo
 
 // Dirs lists every directory that Make makes, in its order, by paths that hold as long as this process.
 func (g *Group) Dirs() []string {
-	dirs := []string{g.dir(g.Tracker)}
+	var dirs []string
+	if g.Tracker != "" {
+		dirs = append(dirs, g.dir(g.Tracker))
+	}
 	if g.Leaf {
 		dirs = append(dirs, g.Processes())
 	}

@@ -26,6 +26,9 @@ func (g *Group) v2() (*cgroup2.Manager, error) {
 
 // Pids lists the processes in the group and in those below it.
 func (g *Group) Pids() ([]int, error) {
+	if g.Tracker == "" {
+		return g.Init.pids()
+	}
 	if err := g.ready(); err != nil {
 		return nil, err
 	}
@@ -35,6 +38,9 @@ func (g *Group) Pids() ([]int, error) {
 // Has tells whether a process, even one that has ended and was not yet reaped, is
 // in the group or below.
 func (g *Group) Has(pid int) bool {
+	if g.Tracker == "" {
+		return g.Init.has(pid)
+	}
 	b, err := rawfile.Read(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		return false
@@ -87,6 +93,9 @@ func pidsIn(dir string) ([]int, error) {
 // Freeze stops every process in the group and below, and returns when they have
 // stopped or ctx ends.
 func (g *Group) Freeze(ctx context.Context) error {
+	if g.Tracker == "" {
+		return fmt.Errorf("%w: nothing but a control group can stop a machine as a whole, and none is delegated to this user", ErrMissing)
+	}
 	m, err := g.v2()
 	if err != nil {
 		return err
@@ -99,6 +108,9 @@ func (g *Group) Freeze(ctx context.Context) error {
 
 // Thaw lets them go on.
 func (g *Group) Thaw(ctx context.Context) error {
+	if g.Tracker == "" {
+		return nil // it never is frozen
+	}
 	m, err := g.v2()
 	if err != nil {
 		return err
@@ -113,6 +125,9 @@ func (g *Group) Thaw(ctx context.Context) error {
 // process must never be started in such a group: its parent, which waits until
 // it has executed its program, would stand still with it.
 func (g *Group) Frozen() bool {
+	if g.Tracker == "" {
+		return false
+	}
 	for path := g.Path; path != "/" && path != "."; path = filepath.Dir(path) {
 		b, err := rawfile.Read(filepath.Join(mountPoint(g.Tracker), path, "cgroup.freeze"))
 		if err == nil && strings.TrimSpace(string(b)) == "1" {
@@ -148,7 +163,10 @@ func (g *Group) await(ctx context.Context, key, want string) error {
 
 // Kill ends every process in the group and below; it does not wait for them.
 func (g *Group) Kill() error {
-	if !strings.HasPrefix(g.Path, "/msh.") {
+	if g.Tracker == "" {
+		return g.Init.kill()
+	}
+	if !strings.HasPrefix(g.Path, g.Base+"/msh.") {
 		return fmt.Errorf("kill cgroup %q: not a machine's", g.Path) // never the root's
 	}
 	if err := g.ready(); err != nil {
@@ -183,6 +201,11 @@ func (g *Group) Kill() error {
 // and those that its processes made below them. What is gone already is no error,
 // and a group that somebody else has made there is left alone.
 func (g *Group) Remove(ctx context.Context) error {
+	if g.Tracker == "" {
+		if err := g.Init.end(ctx); err != nil || len(g.V1) == 0 {
+			return err
+		}
+	}
 	if mine, err := g.mine(); !mine {
 		return err
 	}

@@ -26,6 +26,9 @@ type Stats struct {
 
 // Stats reads them.
 func (g *Group) Stats() (*Stats, error) {
+	if g.Tracker == "" {
+		return g.Init.stats()
+	}
 	if err := g.ready(); err != nil {
 		return nil, err
 	}
