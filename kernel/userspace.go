@@ -41,7 +41,8 @@ import (
 type userSpace struct {
 	State string
 	spaceRecord
-	lock int // the descriptor that holds the lock; -1 in one that only stays awake
+	lock  int   // the descriptor that holds the lock; -1 in one that only stays awake
+	given []int // descriptors that whoever started msh left open to it
 }
 
 // spaceRecord is what STATE/.space says.
@@ -201,7 +202,7 @@ func EnterSpace(state string, create bool) error {
 			return err
 		}
 	}
-	u := &userSpace{State: dir}
+	u := &userSpace{State: dir, given: inherited()}
 	if err := u.open(create); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -77,6 +78,7 @@ func (u *userSpace) make(save func() error) error {
 // holder writes the program of the process that the space is held together by.
 func holder() (s *Steps, unshare stage0.Ref) {
 	s = &Steps{Program: stage0.New(), Plan: &Plan{}}
+	s.Hold(syncFD)
 	unshare = s.Call("unshare the user space and the mount table", 0, unix.SYS_UNSHARE, unix.CLONE_NEWUSER|unix.CLONE_NEWNS)
 	s.Call("tell msh", 0, unix.SYS_WRITE, syncFD, "u", 1)
 	s.Call("wait for its ids", stage0.Positive, unix.SYS_READ, syncFD, stage0.Buffer(8), 1)
@@ -264,7 +266,10 @@ func (u *userSpace) enter() error {
 	s.Call("go back to the working directory", stage0.MayFail, unix.SYS_CHDIR, cwd)
 	// What the caller gave msh besides its streams stays what it is, the number that
 	// stage0 has its list at included.
-	if flags, err := unix.FcntlInt(stage0.BlobFD, unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+	for _, fd := range u.given {
+		unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
+	}
+	if slices.Contains(u.given, stage0.BlobFD) {
 		if number[givenFD], err = unix.FcntlInt(stage0.BlobFD, unix.F_DUPFD, 100); err != nil {
 			return fmt.Errorf("duplicate a descriptor: %w", err)
 		}
@@ -286,6 +291,23 @@ const (
 	lockFD   stage0.FD = "lock"
 	givenFD  stage0.FD = "given"
 )
+
+// inherited lists the descriptors besides the streams that stay across execve(2):
+// none of msh's own do.
+func inherited() []int {
+	var all []int
+	entries, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd < 3 {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			all = append(all, fd)
+		}
+	}
+	return all
+}
 
 // become executes stage0 in the place of this process.
 func become(s *stage0.Program, number map[stage0.FD]int) error {
