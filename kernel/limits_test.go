@@ -35,7 +35,7 @@ func TestPidsLater(t *testing.T) {
 	needV1(t)
 	l := newLab(t)
 	m := fork(t, l)
-	spawn(t, m, "sleep 600 & sleep 600")
+	spawn(t, m, "sleep 600 & sleep 600 & wait")
 	eventually(t, "three processes", func() bool { return len(pidsOf(t, m)) >= 4 })
 	if err := m.Set(&Pids{Max: 8}); err != nil {
 		t.Fatal(err)

@@ -30,7 +30,7 @@ func TestRoutesShared(t *testing.T) {
 	want(t, "the caller's own", uint32(0), given.Number)
 	const first = "1828716544"
 	state := netState(t, own)
-	contains(t, state, "900:\tfrom all fwmark 0x6d000000 lookup "+first, "192.0.2.0/24 via 10.0.0.9 dev up0 table "+first, "10.0.0.0/24 dev up0 table "+first+" proto kernel scope link src 10.0.0.3",
+	contains(t, state, "900:\tfrom all fwmark 0x6d000000 lookup "+first, "192.0.2.0/24 via 10.0.0.9 dev up0 table "+first, "10.0.0.0/24 dev up0 table "+first, "src 10.0.0.3",
 		"2001:db8::/32 via fd00::9 dev up0 table "+first, "unreachable default table "+first)
 	want(t, "rules of it", 2, strings.Count(state, "fwmark"))
 	want(t, "ends of it", 2, strings.Count(state, "unreachable default"))
