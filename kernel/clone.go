@@ -85,6 +85,14 @@ func (t *Txn) open(b *birth) error {
 			return err
 		}
 	}
+	if p.layered() {
+		if _, err := t.makeLayers(); err != nil {
+			return err
+		}
+		if b.files[layersFD], err = t.layersMount(); err != nil {
+			return err
+		}
+	}
 	if p.relayed() {
 		return nil // the intermediate opens the trees
 	}

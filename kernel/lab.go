@@ -250,6 +250,11 @@ func (l *Lab) PlanEnd(m *Machine, destroyed bool) {
 // Fork makes a machine: a transaction over its resources. When it fails, nothing
 // is left.
 func (l *Lab) Fork(ctx context.Context, parent *Machine, spec *Spec) (*Machine, error) {
+	return l.fork(ctx, parent, spec, nil)
+}
+
+// fork makes a machine, anew or of what was saved.
+func (l *Lab) fork(ctx context.Context, parent *Machine, spec *Spec, w *waking) (*Machine, error) {
 	s, err := l.host.bound(parent, spec)
 	if err != nil {
 		return nil, err
@@ -288,7 +293,9 @@ func (l *Lab) Fork(ctx context.Context, parent *Machine, spec *Spec) (*Machine, 
 	var m *Machine
 	plan, err := NewPlan(&s, parent.under(), l.host.Cgroup, filepath.Join(l.dir(), name))
 	if err == nil {
-		m, err = newTxn(ctx, l, parent, plan).run()
+		t := newTxn(ctx, l, parent, plan)
+		t.wake = w
+		m, err = t.run()
 	}
 	if err != nil {
 		l.abandon(&s)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,9 +23,10 @@ type Machine struct {
 	self   Under    // what it is to machines of its own
 	ledger *ledger.Ledger
 
-	pid   int // of its init, seen from the host
-	pidfd int // -1 when it has ended
-	start uint64
+	pid    int // of its init, seen from the host
+	pidfd  int // -1 when it has ended
+	layers int // the memory of its overlay; 0 where it has none, or another msh has it
+	start  uint64
 
 	// takeInit takes it upon the caller to reap an init that is about to end; nil
 	// where it is not this process's child.
@@ -249,7 +251,7 @@ func (m *Machine) watchInit() error {
 	}
 	reaped := make(chan struct{})
 	reap := func() {
-		m.exit, _, _ = reapNow(fd)
+		m.exit = m.reapInit(fd)
 		unix.Close(fd)
 		close(reaped)
 	}
@@ -269,6 +271,17 @@ func (m *Machine) watchInit() error {
 		}
 	}
 	return nil
+}
+
+// reapInit reaps an init that has ended. One that had a tracer, as criu is one, is the
+// tracer's first, and for a moment nobody's: ECHILD, or as if it had not ended.
+func (m *Machine) reapInit(fd int) status {
+	for end := time.Now().Add(teardown); ; time.Sleep(time.Millisecond) {
+		st, ok, err := reapNow(fd)
+		if ok || err != nil && err != unix.ECHILD || startTime(m.pid) != m.start || time.Now().After(end) {
+			return st
+		}
+	}
 }
 
 // adopt counts a machine that is about to be made as m's, if m may have one.
@@ -322,6 +335,10 @@ func (m *Machine) close() {
 	if m.pidfd >= 0 {
 		unix.Close(m.pidfd)
 		m.pidfd = -1
+	}
+	if m.layers > 0 {
+		unix.Close(m.layers)
+		m.layers = 0
 	}
 	m.mu.Unlock()
 	if m.ledger != nil {

@@ -132,12 +132,7 @@ func (m *Mount) Enter(s *Steps) error {
 		s.Call("then make "+target, stage0.MayFail, unix.SYS_MKDIRAT, at, base, 0o755)
 		s.Call("else make the file "+target, stage0.MayFail, unix.SYS_MKNODAT, at, base, unix.S_IFREG|0o644, 0)
 	}
-	var attr uint64
-	for _, f := range mountFlags {
-		if slices.Contains(m.Options, f.name) {
-			attr |= f.attr
-		}
-	}
+	attr := m.attr()
 	s.moveMountAt("mount "+m.Source+" on "+target, tree, s.find(target, 0, ", to mount "+m.Source+" on it"))
 	words := "with " + strings.Join(m.Options, ", ")
 	if s.Plan.Confined.level() >= levelNodes && attr&unix.MOUNT_ATTR_NODEV == 0 {
@@ -146,6 +141,31 @@ func (m *Mount) Enter(s *Steps) error {
 	}
 	if attr != 0 {
 		s.setAttr(words, tree, attr, slices.Contains(m.Options, "rbind"))
+	}
+	return nil
+}
+
+// attr are its options as mount_setattr(2) takes them.
+func (m *Mount) attr() (attr uint64) {
+	for _, f := range mountFlags {
+		if slices.Contains(m.Options, f.name) {
+			attr |= f.attr
+		}
+	}
+	return attr
+}
+
+// restrict gives a clone of the tree its options.
+func (m *Mount) restrict(fd int) error {
+	if m.attr() == 0 {
+		return nil
+	}
+	at := uint(unix.AT_EMPTY_PATH)
+	if slices.Contains(m.Options, "rbind") {
+		at |= unix.AT_RECURSIVE
+	}
+	if err := unix.MountSetattr(fd, "", at, &unix.MountAttr{Attr_set: m.attr()}); err != nil {
+		return fmt.Errorf("mount %s with %s: %w", m.Source, strings.Join(m.Options, ", "), err)
 	}
 	return nil
 }

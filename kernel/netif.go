@@ -244,6 +244,9 @@ func (n *Netif) Attach(t *Txn, c *Child) error {
 				return err
 			}
 		}
+		if t.wake != nil {
+			return v.plugApart(ns, n, index, t.plan.Spec.Name)
+		}
 		return v.plug(ns, n, index, t.plan.Spec.Name)
 	}
 	return t.attachDevice(ns, n)

@@ -13,14 +13,41 @@ import (
 // plug makes a port, and its other end in a machine's namespace: at index, or
 // where that is 0 at one that the kernel chooses.
 func (v *VNet) plug(ns *netx.NS, n *Netif, index int, machine string) error {
-	p, err := v.plugIn(ns, n, index, machine)
+	p, err := v.plugIn(ns, n, index, machine, netx.BridgeIndex)
 	if err != nil {
 		return err
 	}
 	return v.lab.tell(v, p)
 }
 
-func (v *VNet) plugIn(ns *netx.NS, n *Netif, index int, machine string) (p *port, err error) {
+// plugApart is plug for a port that join puts onto the switch later: until then it
+// has a carrier, and nothing at the other end.
+func (v *VNet) plugApart(ns *netx.NS, n *Netif, index int, machine string) error {
+	_, err := v.plugIn(ns, n, index, machine, 0)
+	return err
+}
+
+// join puts a port onto the switch.
+func (v *VNet) join(n *Netif) error {
+	v.mu.Lock()
+	i := slices.IndexFunc(v.ports, func(p *port) bool { return p.netif == n })
+	if i < 0 {
+		v.mu.Unlock()
+		return fmt.Errorf("netif %s: vnet %s: %w", n.Name, v.Name(), errNoNet)
+	}
+	p := v.ports[i]
+	err := v.net.ns.Enslave(p.index, netx.BridgeIndex)
+	if err == nil && v.spec.Isolated {
+		err = v.net.ns.Isolate(p.index)
+	}
+	v.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("put %s onto %s: %w", n.Name, v.Name(), err)
+	}
+	return v.lab.tell(v, p)
+}
+
+func (v *VNet) plugIn(ns *netx.NS, n *Netif, index int, machine string, master int) (p *port, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.alive(); err != nil {
@@ -30,7 +57,7 @@ func (v *VNet) plugIn(ns *netx.NS, n *Netif, index int, machine string) (p *port
 	p = &port{index: v.lab.index(), machine: machine, netif: n}
 	err = sw.AddVeth(netx.Veth{
 		End:    netx.End{Name: p.name(), Index: p.index, MTU: v.spec.MTU},
-		Master: netx.BridgeIndex, Up: true,
+		Master: master, Up: true,
 		Far: netx.End{Name: n.Name, Index: index, MAC: n.mac(), MTU: n.MTU}, FarNS: ns,
 	})
 	if err != nil {
@@ -42,7 +69,7 @@ func (v *VNet) plugIn(ns *netx.NS, n *Netif, index int, machine string) (p *port
 			err = errors.Join(err, sw.Delete(n.Port))
 		}
 	}()
-	if v.spec.Isolated {
+	if v.spec.Isolated && master != 0 {
 		if err := sw.Isolate(p.index); err != nil {
 			return nil, fmt.Errorf("isolate the port: %w", err)
 		}

@@ -186,7 +186,12 @@ func (r *Root) Enter(s *Steps) error {
 // overlay mounts the tree as the lower layer; the upper one is in a tmpfs of the
 // machine's own, or under the directory given.
 func (r *Root) overlay(s *Steps, tree any) {
-	s.scratch(r.Size)
+	if s.Plan.layered() {
+		s.moveMount("put its memory over the old /proc", layersFD, "/proc")
+		s.Call("go there", 0, unix.SYS_FCHDIR, layersFD)
+	} else {
+		s.scratch(r.Size)
+	}
 	if r.Layers != nil {
 		r.layers(s)
 		return

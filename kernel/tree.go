@@ -95,13 +95,22 @@ func (t *Txn) shiftOwners(c *Child) error {
 		if err != nil {
 			return err
 		}
-		attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns)}
-		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, attr); err != nil {
-			if errors.Is(err, unix.EINVAL) {
-				return unsupported("ext4, xfs, btrfs and, since Linux 6.3, tmpfs can, an overlay cannot: take a directory on one of these, or the parent's own ids by uidspace(map=[(0, 0, 65536)])", "%s: %s: owners shifted into a uidspace (idmapped mount) on this file system", tree.Param, tree.Source)
-			}
-			return fmt.Errorf("%s: shift the owners of %s: %w", tree.Param, tree.Source, err)
+		if err := tree.shift(fd, userns); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// shift gives a clone of the tree the owners that a user namespace sees.
+func (t *Tree) shift(fd, userns int) error {
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns)}
+	err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, attr)
+	if errors.Is(err, unix.EINVAL) {
+		return unsupported("ext4, xfs, btrfs and, since Linux 6.3, tmpfs can, an overlay cannot: take a directory on one of these, or the parent's own ids by uidspace(map=[(0, 0, 65536)])", "%s: %s: owners shifted into a uidspace (idmapped mount) on this file system", t.Param, t.Source)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: shift the owners of %s: %w", t.Param, t.Source, err)
 	}
 	return nil
 }

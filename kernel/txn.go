@@ -29,6 +29,9 @@ type Txn struct {
 	net    *netx.NS // the child's, where a kind attaches something to it
 	pinned bool     // whether that is pinned
 
+	layers int     // the memory of its overlay, -1 for none; the machine's once that is up
+	wake   *waking // set where it is not born, but made anew of what was saved
+
 	fds   []int             // to be closed at the end
 	trees map[stage0.FD]int // those opened by msh itself
 }
@@ -40,7 +43,7 @@ type Child struct {
 }
 
 func newTxn(ctx context.Context, lab *Lab, parent *Machine, plan *Plan) *Txn {
-	return &Txn{stepper: stepper{ctx: ctx, fault: lab.host.Fault}, host: lab.host, lab: lab, parent: parent, plan: plan, trees: map[stage0.FD]int{}, dir: filepath.Join(lab.dir(), plan.Spec.Name)}
+	return &Txn{stepper: stepper{ctx: ctx, fault: lab.host.Fault}, host: lab.host, lab: lab, parent: parent, plan: plan, layers: -1, trees: map[stage0.FD]int{}, dir: filepath.Join(lab.dir(), plan.Spec.Name)}
 }
 
 func (t *Txn) owner() string { return t.lab.name + "/" + t.plan.Spec.Name }
@@ -50,6 +53,9 @@ func (t *Txn) run() (*Machine, error) {
 	defer func() {
 		for _, fd := range t.fds {
 			unix.Close(fd)
+		}
+		if t.layers >= 0 {
+			unix.Close(t.layers)
 		}
 		if t.net != nil {
 			t.net.Close()
@@ -85,6 +91,9 @@ func (t *Txn) forward() (*Machine, error) {
 	}
 	if err := t.makeGroup(); err != nil {
 		return nil, err
+	}
+	if t.wake != nil {
+		return t.restore()
 	}
 	c, err := t.clone()
 	if err != nil {
@@ -201,15 +210,7 @@ func (t *Txn) bringUp(c *Child) (*Machine, error) {
 		if err := t.shiftOwners(c); err != nil {
 			return nil, err
 		}
-		err := p.each(func(r Resource) error {
-			if r, ok := r.(Attacher); ok {
-				if err := t.step("attach"); err != nil {
-					return err
-				}
-				return r.Attach(t, c)
-			}
-			return nil
-		})
+		err := t.attach(c)
 		if f := c.failure(); err != nil && f != nil {
 			err = t.explain(f) // it died meanwhile, and its namespaces with it
 		}
@@ -245,22 +246,46 @@ func (t *Txn) bringUp(c *Child) (*Machine, error) {
 		st, err := reap(c.pidfd)
 		return nil, errors.Join(err, fmt.Errorf("its init was killed on the way: code %d%s", st.Code(), t.oom()))
 	}
-	if err := t.step("write the machine down"); err != nil {
-		return nil, err
-	}
-	if err := m.saveEntry(record); err != nil {
-		return nil, err
-	}
-	if err := t.host.confineNew(m); err != nil {
-		return nil, err
-	}
-	if err := m.watchInit(); err != nil {
+	if err := t.settleDown(m, record); err != nil {
 		return nil, err
 	}
 	unix.Close(c.blob)
 	// Every descriptor kept makes each later clone dearer; it is opened when needed.
 	m.ledger = nil
 	return m, t.ledger.Close()
+}
+
+// settleDown writes down a machine that is up, and has its init looked after.
+func (t *Txn) settleDown(m *Machine, record ledger.Entry) error {
+	if err := t.step("write the machine down"); err != nil {
+		return err
+	}
+	if err := m.saveEntry(record); err != nil {
+		return err
+	}
+	if err := t.host.confineNew(m); err != nil {
+		return err
+	}
+	if err := m.watchInit(); err != nil {
+		return err
+	}
+	if !t.plan.Spec.Keep && t.layers >= 0 {
+		m.layers, t.layers = t.layers, -1
+	}
+	return nil
+}
+
+// attach lets the kinds work on the child's namespaces.
+func (t *Txn) attach(c *Child) error {
+	return t.plan.each(func(r Resource) error {
+		if r, ok := r.(Attacher); ok {
+			if err := t.step("attach"); err != nil {
+				return err
+			}
+			return r.Attach(t, c)
+		}
+		return nil
+	})
 }
 
 // oom guesses at the cause where the control group has little memory.

@@ -32,6 +32,12 @@ func (h *Host) undo(ctx context.Context, e ledger.Entry) error {
 			return removeFile(path)
 		}
 		return netx.Unpin(path)
+	case layersOp:
+		var path string
+		if err := json.Unmarshal(e.Arg, &path); err != nil {
+			return err
+		}
+		return unpinLayers(path)
 	case "nic":
 		var g givenNIC
 		if err := json.Unmarshal(e.Arg, &g); err != nil {

@@ -205,3 +205,27 @@ func (n *NS) Isolate(index int) error {
 	}
 	return h.LinkSetIsolated(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index}}, true)
 }
+
+// OpenPort has the port of a bridge carry frames, or none in either direction. Its
+// carrier stays, so that whoever is at the other end does not notice. The bridge
+// opens a port by itself when its carrier comes back.
+func (n *NS) OpenPort(index int, open bool) error {
+	state := byte(brDisabled)
+	if open {
+		state = brForwarding
+	}
+	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	m := nl.NewIfInfomsg(unix.AF_BRIDGE)
+	m.Index = int32(index)
+	req.AddData(m)
+	info := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+	info.AddRtAttr(nl.IFLA_BRPORT_STATE, nl.Uint8Attr(state))
+	req.AddData(info)
+	return n.execute(req)
+}
+
+// States of a bridge's port (linux/if_bridge.h).
+const (
+	brDisabled   = 0
+	brForwarding = 3
+)

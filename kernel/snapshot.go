@@ -1,0 +1,367 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/checkpoint"
+	"msh/kernel/criu"
+)
+
+// # Snapshots
+//
+// A snapshot is what checkpoint writes: a manifest, and for each machine sections
+// of its own. It goes to a checkpoint.Writer and comes from a checkpoint.Reader,
+// either of which may be a file or a pipe, and it may hold one machine or many.
+//
+//	Snapshot                                  Wake
+//	────────                                  ────
+//	look through the processes (preflight)    read the manifest: can it be woken here?
+//	manifest                                  unpack into memory, check every digest
+//	(rounds of pre-copy: memory.1, …)         networks that are missing are made
+//	ports off their switches                  a Txn for each machine, as for any other,
+//	freeze, criu dumps into memory              but that criu makes the processes
+//	──── one instant for all ────             ──── all wait for each other ────
+//	state, upper layer                        ports onto their switches
+//	(hibernate: memory, commit)               they run
+//	ports on again, they run; or are gone
+//	memory, commit
+//
+// The sections of a machine: "state" (savedState, JSON), "upper", "logs", and
+// "memory", with "memory.1" and so on before it where there was pre-copy.
+
+// SnapshotOptions say what becomes of the machines.
+type SnapshotOptions struct {
+	// FilesOnly leaves memory and processes out: what wakes is a machine with the
+	// files, whose init starts anew.
+	FilesOnly bool
+	// Hibernate ends the machines once all is written and committed. Until then
+	// they are frozen, and go on where anything fails.
+	Hibernate bool
+	// Commit, if not nil, is called once the writer has been committed; with
+	// Hibernate the machines stand still yet, and its error lets them go on.
+	Commit func(context.Context) error
+	// PreCopy, if not nil, is asked after each round of memory that is written
+	// ahead while the machines run, whether there shall be another, and before the
+	// first (round 0, with no figures). It needs a kernel that tells which pages
+	// have changed; where it does not, there is no round.
+	PreCopy func(round int, s []*criu.Stats) (again bool)
+	// Msh is the version of the msh that writes, for the manifest.
+	Msh string
+}
+
+// SnapshotReport tells how it went.
+type SnapshotReport struct {
+	Info   *checkpoint.Info
+	Frozen time.Duration // how long the machines stood still
+	Rounds int           // of pre-copy
+	// Left are those things that a snapshot does not hold, in words.
+	Left []string
+}
+
+// Snapshot saves the running machine in a file: its processes, memory, files,
+// sockets, addresses and limits. It runs on, or with Hibernate is gone. When it
+// fails there is no file, or the one that was there before, and the machine runs as
+// before.
+func (m *Machine) Snapshot(ctx context.Context, path string, o SnapshotOptions) (*SnapshotReport, error) {
+	return SnapshotFile(ctx, path, []*Machine{m}, o)
+}
+
+// SnapshotFile saves machines of one lab, at one instant, in a file.
+func SnapshotFile(ctx context.Context, path string, machines []*Machine, o SnapshotOptions) (*SnapshotReport, error) {
+	w, err := checkpoint.Create(path, checkpoint.Options{})
+	if err != nil {
+		return nil, err
+	}
+	r, err := Snapshot(ctx, w, machines, o)
+	if err != nil {
+		return nil, errors.Join(err, w.Abort())
+	}
+	return r, nil
+}
+
+// Snapshot saves machines of one lab, at one instant, and commits the writer. After
+// an error the writer is the caller's to abort.
+func Snapshot(ctx context.Context, w *checkpoint.Writer, machines []*Machine, o SnapshotOptions) (*SnapshotReport, error) {
+	if len(machines) == 0 {
+		return nil, bad("snapshot", "", nil, "a machine at least")
+	}
+	s := &snapshot{ctx: ctx, w: w, o: o}
+	for _, m := range machines {
+		if m.isHost() {
+			return nil, NotHost("snapshot")
+		}
+		s.all = append(s.all, &saving{snapshot: s, m: m, upper: -1, work: -1})
+	}
+	r, err := s.run()
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", s.verb(), s.names(), err)
+	}
+	return r, nil
+}
+
+// snapshot is one under way.
+type snapshot struct {
+	ctx    context.Context
+	w      *checkpoint.Writer
+	o      SnapshotOptions
+	criu   *criu.Criu
+	all    []*saving
+	frozen time.Time
+	rounds int
+}
+
+func (s *snapshot) verb() string {
+	if s.o.Hibernate {
+		return "hibernate"
+	}
+	return "snapshot"
+}
+
+func (s *snapshot) names() string {
+	var names []string
+	for _, v := range s.all {
+		names = append(names, v.m.Name())
+	}
+	return strings.Join(names, ", ")
+}
+
+func (s *snapshot) run() (*SnapshotReport, error) {
+	if err := s.ctx.Err(); err != nil {
+		return nil, err
+	}
+	defer s.lock()()
+	defer func() {
+		for _, v := range s.all {
+			v.close()
+		}
+	}()
+	if err := s.preflight(); err != nil {
+		return nil, err
+	}
+	m, err := s.manifest()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.w.Manifest(m); err != nil {
+		return nil, err
+	}
+	if err := s.preCopy(); err != nil {
+		return nil, err
+	}
+	r := &SnapshotReport{}
+	if err := s.freeze(func() error {
+		err := s.writeFiles()
+		if err == nil && s.o.Hibernate {
+			err = s.finish(r)
+		}
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	r.Frozen, r.Rounds = time.Since(s.frozen), s.rounds
+	if !s.o.Hibernate {
+		if err := s.finish(r); err != nil {
+			return nil, err
+		}
+	}
+	for _, v := range s.all {
+		r.Left = append(r.Left, v.left...)
+	}
+	if s.o.Hibernate {
+		return r, s.end()
+	}
+	return r, nil
+}
+
+// lock keeps the machines as they are: nothing is started in them, nothing of
+// theirs is changed.
+func (s *snapshot) lock() (unlock func()) {
+	all := make([]*Machine, 0, len(s.all))
+	for _, v := range s.all {
+		all = append(all, v.m)
+	}
+	slices.SortFunc(all, func(a, b *Machine) int { return strings.Compare(a.ID(), b.ID()) }) // in one order, always
+	for _, m := range all {
+		m.setting.Lock()
+		m.starting.Lock()
+	}
+	return sync.OnceFunc(func() {
+		for _, m := range slices.Backward(all) {
+			m.starting.Unlock()
+			m.setting.Unlock()
+		}
+	})
+}
+
+// freeze brings the machines to a stand, calls write, and lets them go on, or where
+// they are to hibernate ends them if write succeeded.
+func (s *snapshot) freeze(write func() error) error {
+	s.frozen = time.Now()
+	together := len(s.all) > 1 || s.o.FilesOnly
+	var errs []error
+	if together {
+		for _, v := range s.all {
+			errs = append(errs, v.holdPorts())
+		}
+		for _, v := range s.all {
+			if errors.Join(errs...) == nil {
+				errs = append(errs, v.stop())
+			}
+		}
+	}
+	defer func() {
+		for _, v := range s.all {
+			v.goOn()
+		}
+	}()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	for _, v := range s.all {
+		v.reached, v.release, v.err = make(chan struct{}), make(chan error, 1), nil
+		wg.Go(func() {
+			v.err = v.dump()
+			select {
+			case <-v.reached:
+			default:
+				close(v.reached)
+			}
+		})
+	}
+	for _, v := range s.all {
+		<-v.reached
+	}
+	err := s.failed()
+	if err == nil {
+		err = write()
+	}
+	for _, v := range s.all {
+		v.release <- err
+	}
+	wg.Wait()
+	if err == nil {
+		err = s.failed()
+	}
+	return err
+}
+
+// failed is what the dumps that have ended say.
+func (s *snapshot) failed() error {
+	var errs []error
+	for _, v := range s.all {
+		errs = append(errs, v.err)
+	}
+	return errors.Join(errs...)
+}
+
+// writeFiles writes what has to be of the instant at which all stand still.
+func (s *snapshot) writeFiles() error {
+	for _, v := range s.all {
+		if err := v.writeState(); err != nil {
+			return err
+		}
+		if v.upper >= 0 {
+			if err := s.w.Upper(s.ctx, v.m.Name(), v.upper); err != nil {
+				return err
+			}
+		}
+		if err := v.writeLogs(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish writes what criu has put into memory, and commits.
+func (s *snapshot) finish(r *SnapshotReport) error {
+	for _, v := range s.all {
+		if v.images == nil {
+			continue
+		}
+		if err := s.w.Images(s.ctx, v.m.Name(), checkpoint.SectionMemory, int(v.images.Fd())); err != nil {
+			return err
+		}
+	}
+	var err error
+	if r.Info, err = s.w.Commit(); err != nil {
+		return err
+	}
+	if s.o.Commit != nil {
+		return s.o.Commit(s.ctx)
+	}
+	return nil
+}
+
+// end destroys machines that have hibernated: criu has ended their processes.
+func (s *snapshot) end() error {
+	var errs []error
+	for _, v := range s.all {
+		errs = append(errs, v.m.Destroy(context.WithoutCancel(s.ctx)))
+	}
+	return errors.Join(errs...)
+}
+
+// preCopy writes memory ahead, in rounds.
+func (s *snapshot) preCopy() error {
+	if s.o.PreCopy == nil || s.o.FilesOnly {
+		return nil
+	}
+	f, err := s.criu.Features(s.ctx)
+	if err != nil || !f.Track {
+		return err
+	}
+	var stats []*criu.Stats
+	for s.o.PreCopy(s.rounds, stats) {
+		s.rounds++
+		stats = nil
+		for _, v := range s.all {
+			st, err := v.preDump(s.rounds)
+			if err != nil {
+				return err
+			}
+			stats = append(stats, st)
+		}
+	}
+	return nil
+}
+
+// saving is a machine of a snapshot.
+type saving struct {
+	*snapshot
+	m       *Machine
+	pids    []int
+	state   savedState
+	upper   int // descriptor of the upper layer, -1 for none
+	work    int // of the memory that criu writes to
+	images  *os.File
+	ports   []*heldPort
+	stopped bool     // by msh, to be let go on
+	left    []string // what the snapshot does not hold
+
+	reached chan struct{} // closed where it stands still, or has failed
+	release chan error    // tells whether it is to go on as before
+
+	err   error
+	stats *criu.Stats
+}
+
+func (v *saving) close() {
+	for _, fd := range []int{v.upper, v.work} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	if v.images != nil {
+		v.images.Close()
+	}
+}

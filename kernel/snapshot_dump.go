@@ -1,0 +1,210 @@
+package kernel
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/checkpoint"
+	"msh/kernel/criu"
+	"msh/kernel/netx"
+)
+
+// dump has criu write the machine's processes into memory. While it stands still
+// for all, it waits to be told how it goes on.
+func (v *saving) dump() error {
+	if v.o.FilesOnly {
+		close(v.reached)
+		return <-v.release
+	}
+	d, err := v.request(checkpoint.SectionMemory)
+	if err != nil {
+		return err
+	}
+	v.images = d.Images
+	if v.rounds > 0 {
+		d.Parent = "../" + checkpoint.SectionRound(v.rounds)
+		d.Track = true
+	}
+	d.Leave = criu.LeaveRunning
+	if v.o.Hibernate {
+		d.Leave = criu.LeaveDead
+	}
+	if v.stopped || v.state.Frozen {
+		d.Group = v.m.freezer()
+	}
+	d.Hook = func(e criu.Event) error {
+		switch e.Name {
+		case criu.NetworkLock: // all of it stands still
+			if v.ports == nil {
+				return v.holdPorts()
+			}
+		case criu.PostDump:
+			if err := v.saveNetwork(); err != nil {
+				return err
+			}
+			close(v.reached)
+			return <-v.release
+		}
+		return nil
+	}
+	v.stats, err = v.criu.Dump(v.ctx, d)
+	return err
+}
+
+// preDump writes memory that the machine has now as a round.
+func (v *saving) preDump(round int) (*criu.Stats, error) {
+	d, err := v.request(checkpoint.SectionRound(round))
+	if err != nil {
+		return nil, err
+	}
+	defer d.Images.Close()
+	d.Track, d.Leave = true, criu.LeaveRunning
+	if round > 1 {
+		d.Parent = "../" + checkpoint.SectionRound(round-1)
+	}
+	stats, err := v.criu.PreDump(v.ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	return stats, v.w.Images(v.ctx, v.m.Name(), checkpoint.SectionRound(round), int(d.Images.Fd()))
+}
+
+// request is what all dumps of the machine have in common, with a directory of that
+// name for its images, in memory.
+func (v *saving) request(name string) (*criu.Dump, error) {
+	if v.work < 0 {
+		fd, err := newTmpfs("mode", "700")
+		if err != nil {
+			return nil, err
+		}
+		v.work = fd
+	}
+	dir, err := makeDirAt(v.work, name)
+	if err != nil {
+		return nil, err
+	}
+	d := &criu.Dump{Pid: v.m.pid, Images: dir, NewNet: v.m.Spec().ownsNetwork(), Place: criu.Place{Mounts: true}}
+	for _, f := range v.state.Files {
+		d.Files = append(d.Files, f.Key)
+	}
+	for _, m := range v.state.Mounts {
+		d.Mounts = append(d.Mounts, criu.Mount{Label: m.Label, Path: m.Path})
+	}
+	return d, nil
+}
+
+// makeDirAt makes a directory and opens it.
+func makeDirAt(at int, name string) (*os.File, error) {
+	if err := unix.Mkdirat(at, name, 0o700); err != nil {
+		return nil, fmt.Errorf("mkdir %s: %w", name, err)
+	}
+	fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// freezer is the directory by which the machine's group is frozen.
+func (m *Machine) freezer() string { return m.group.Dirs()[0] }
+
+// stop freezes the machine, if it is not frozen already.
+func (v *saving) stop() error {
+	if v.state.Frozen {
+		return nil
+	}
+	v.stopped = true
+	if err := v.m.group.Freeze(v.ctx); err != nil {
+		return fmt.Errorf("freeze %s: %w", v.m.Name(), err)
+	}
+	return nil
+}
+
+// goOn lets the machine go on, or what is left of it: its ports first.
+func (v *saving) goOn() {
+	// Those of one that has ended go with its network, which the kernel takes apart a
+	// moment later: until then it would answer that there are no such connections.
+	alive := v.m.alive() == nil
+	for _, p := range v.ports {
+		if err := p.release(alive); err != nil && v.m.alive() == nil {
+			v.left = append(v.left, fmt.Sprintf("the port of %s cannot be put on again: %v", v.m.Name(), err))
+		}
+	}
+	v.ports = nil
+	if v.stopped {
+		v.stopped = false
+		if err := v.m.group.Thaw(context.WithoutCancel(v.ctx)); err != nil && v.m.alive() == nil {
+			v.left = append(v.left, fmt.Sprintf("%s cannot be thawed: %v", v.m.Name(), err))
+		}
+	}
+}
+
+// heldPort is a port of a machine's that carries nothing: what came in now would be
+// answered by a kernel whose connections are being taken away.
+type heldPort struct {
+	ns    *netx.NS
+	index int
+	close bool // ns is this one's own
+}
+
+func (p *heldPort) release(open bool) (err error) {
+	if open {
+		err = p.ns.OpenPort(p.index, true)
+	}
+	if p.close {
+		p.ns.Close()
+	}
+	return err
+}
+
+// holdPorts takes the machine off its networks without taking its carrier away.
+func (v *saving) holdPorts() error {
+	v.ports = []*heldPort{}
+	for _, n := range v.m.Netifs() {
+		p, err := v.m.heldPort(n)
+		if err == nil {
+			err = p.ns.OpenPort(p.index, false)
+		}
+		if err != nil {
+			return fmt.Errorf("take %s off %s: %w", v.m.Name(), n.VNet, err)
+		}
+		v.ports = append(v.ports, p)
+	}
+	return nil
+}
+
+// heldPort is the port that an interface is plugged into. Another msh's is reached
+// where its network was pinned.
+func (m *Machine) heldPort(n *Netif) (*heldPort, error) {
+	if p, ok := m.portOf(n); ok {
+		return &heldPort{ns: p.NS, index: p.Index}, nil
+	}
+	ns, err := netx.Open(m.netDir(n.VNet) + "/" + pinFile)
+	if err != nil {
+		return nil, err
+	}
+	return &heldPort{ns: ns, index: n.Port, close: true}, nil
+}
+
+// saveNetwork takes down what programs inside have made of the machine's network.
+func (v *saving) saveNetwork() error {
+	if !v.m.Spec().ownsNetwork() {
+		return nil
+	}
+	ns, err := v.m.network()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	v.state.Nets, v.state.Sysctls, err = saveNet(ns)
+	return err
+}
+
+// saveNet is for a network whose interfaces msh has made; one that somebody inside
+// has made would be lost.
+func saveNet(ns *netx.NS) ([]*netx.NIC, []netx.Sysctl, error) {
+	return nil, nil, nil
+}

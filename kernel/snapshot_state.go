@@ -1,0 +1,446 @@
+package kernel
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/checkpoint"
+	"msh/kernel/criu"
+	"msh/kernel/netx"
+)
+
+// savedState is what of a machine is neither in its Spec, nor in its files, nor in
+// its processes: the section "state".
+type savedState struct {
+	Processes int           // how many there were
+	Frozen    bool          `json:",omitempty"` // by freeze()
+	Files     []savedFile   `json:",omitempty"` // that processes have open, and that are the host's
+	Mounts    []savedMount  `json:",omitempty"` // that are the host's
+	IDs       []IDMap       `json:",omitempty"` // of the uidspace
+	Nets      []*netx.NIC   `json:",omitempty"` // its interfaces, the loopback first
+	Sysctls   []netx.Sysctl `json:",omitempty"` // of its network
+}
+
+// savedFile is a file of the host's that a process has open: /dev/null, or a log.
+type savedFile struct {
+	Key   string // criu's
+	Log   string `json:",omitempty"` // the name of the log in the machine's directory; "" is /dev/null
+	Flags int    // it was opened with, open(2)
+}
+
+// savedMount is a place where something of the host's, or of msh's, is mounted.
+type savedMount struct {
+	Label string // "hosts", "dev.NAME", or "mount.N" for the Nth resource of the Spec
+	Path  string // in the machine
+}
+
+// The sections of a machine beside those of package checkpoint.
+const (
+	sectionState = "state"
+	sectionLogs  = "logs"
+)
+
+// maxState bounds what is read of the two, in bytes.
+const maxState = 64 << 20
+
+func (v *saving) writeState() error {
+	v.state.Processes = len(v.pids)
+	b, err := json.Marshal(&v.state)
+	if err != nil {
+		return err
+	}
+	return v.writeSection(sectionState, b)
+}
+
+func (v *saving) writeSection(name string, b []byte) error {
+	out, err := v.w.Stream(v.ctx, v.m.Name(), name)
+	if err != nil {
+		return err
+	}
+	if _, err := out.Write(b); err != nil {
+		out.Close()
+		return err
+	}
+	return out.Close()
+}
+
+// writeLogs saves what init and spawned programs have written, by the file's name.
+func (v *saving) writeLogs() error {
+	logs, err := v.m.Logs()
+	if err != nil || len(logs) == 0 {
+		return err
+	}
+	b, err := json.Marshal(logs)
+	if err != nil {
+		return err
+	}
+	return v.writeSection(sectionLogs, b)
+}
+
+// readSection decodes a section that one of those two wrote.
+func readSection(r io.Reader, into any) error {
+	b, err := io.ReadAll(io.LimitReader(r, maxState+1))
+	if err != nil {
+		return err
+	}
+	if len(b) > maxState {
+		return fmt.Errorf("it has more than %d bytes: %w", maxState, checkpoint.ErrHostile)
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		return fmt.Errorf("%v: %w", err, checkpoint.ErrHostile)
+	}
+	return nil
+}
+
+// manifest lays out what the snapshot says of itself.
+func (s *snapshot) manifest() (*checkpoint.Manifest, error) {
+	first := s.all[0].m
+	m := &checkpoint.Manifest{Msh: s.o.Msh, Created: time.Now().UTC().Truncate(time.Second), Lab: first.labID, Host: hostFacts()}
+	if m.Msh == "" {
+		m.Msh = "unknown"
+	}
+	m.Host.Cgroup = 1
+	if first.host.Cgroup.Unified {
+		m.Host.Cgroup = 2
+	}
+	var nets []*VNetSpec
+	for _, v := range s.all {
+		spec, err := json.Marshal(v.m.Spec())
+		if err != nil {
+			return nil, err
+		}
+		c := checkpoint.Machine{Name: v.m.Name(), Mode: checkpoint.MemoryAndFiles, Spec: spec}
+		if s.o.FilesOnly {
+			c.Mode, c.Why = checkpoint.FilesOnly, "files_only was asked for"
+		} else {
+			c.Needs.CRIU = s.criu.Version.String()
+		}
+		if c.Needs.Bases, err = v.bases(); err != nil {
+			return nil, err
+		}
+		m.Machines = append(m.Machines, c)
+		for _, n := range v.m.Netifs() {
+			if n.VNet == "" || slices.ContainsFunc(nets, func(o *VNetSpec) bool { return o.Name == n.VNet }) {
+				continue
+			}
+			spec, err := v.m.vnetSpec(n)
+			if err != nil {
+				return nil, err
+			}
+			nets = append(nets, spec)
+		}
+	}
+	var err error
+	if len(nets) > 0 {
+		m.Networks, err = json.Marshal(nets)
+	}
+	return m, err
+}
+
+// vnetSpec is what the network of an interface was asked to be.
+func (m *Machine) vnetSpec(n *Netif) (*VNetSpec, error) {
+	if m.lab != nil {
+		if v := m.lab.findVNet(n.VNet); v != nil {
+			return v.spec, nil
+		}
+	}
+	r, err := readNet(m.netDir(n.VNet))
+	if err == nil && (r == nil || r.Spec == nil) {
+		err = errNoNet
+	}
+	if err != nil {
+		return nil, fmt.Errorf("vnet %s: %w", n.VNet, err)
+	}
+	return r.Spec, nil
+}
+
+// netDir is where a network of the machine's lab has its ledger.
+func (m *Machine) netDir(name string) string {
+	return filepath.Join(m.host.State, m.labID, netsDir, name)
+}
+
+// SnapshotError says what cannot be saved.
+type SnapshotError struct {
+	Machine  string
+	Problems []criu.Problem
+}
+
+func (e *SnapshotError) Error() string {
+	var b strings.Builder
+	for i, p := range e.Problems {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		if i == maxProblems {
+			fmt.Fprintf(&b, "and %d more", len(e.Problems)-i)
+			break
+		}
+		b.WriteString(p.String())
+	}
+	return b.String()
+}
+
+// maxProblems are named.
+const maxProblems = 5
+
+// Hint is what helps against the first of them.
+func (e *SnapshotError) Hint() string {
+	for _, p := range e.Problems {
+		if p.Mend != "" {
+			return p.Mend
+		}
+	}
+	return ""
+}
+
+// preflight finds out, while all runs, what cannot be saved.
+func (s *snapshot) preflight() error {
+	if !s.o.FilesOnly {
+		c, err := criu.Find(s.ctx)
+		if err != nil {
+			return err
+		}
+		c.Keep = filepath.Join(s.all[0].m.host.State, ".criu")
+		s.criu = c
+	}
+	lab := s.all[0].m.labID
+	for _, v := range s.all {
+		if v.m.labID != lab {
+			return bad("snapshot", "m", v.m.ID(), "machines of one lab, "+lab)
+		}
+		if err := v.m.alive(); err != nil {
+			return err
+		}
+		if err := v.m.savable(s.o.FilesOnly); err != nil {
+			return err
+		}
+		if err := v.look(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// savedKinds are the resources that wake again as they were. Of others nobody has
+// seen it yet, so that a machine with one is refused rather than woken without it.
+var savedKinds = []string{"cpu", "memory", "pids", "io", "children", "uidspace", "cgroupspace", "timespace", "ipcspace",
+	"netspace", "netif", "mountspace", "root", "pidspace", "mount", "uname", "sysctl", "rlimit"}
+
+// savable tells whether a machine of that kind can be saved at all.
+func (m *Machine) savable(filesOnly bool) error {
+	refuse := func(got, want, mend string) error {
+		return &ParamError{Kind: "snapshot", Got: got, Want: want, Mend: mend}
+	}
+	spec := m.Spec()
+	if !m.parent.isHost() {
+		return refuse(m.Name()+", which is a machine inside "+m.parent.Name(), "a machine of the host's", "")
+	}
+	if children := m.inside(); len(children) > 0 {
+		return refuse(m.Name()+", which has machines inside it: "+strings.Join(children, " "), "a machine with none", "destroy them first")
+	}
+	root, _ := spec.find("root").(*Root)
+	if root == nil {
+		return refuse(m.Name()+", which has no root of its own: its files are all of the host's", "a machine with a root", `make it with root("/")`)
+	}
+	if root.Layers != nil {
+		return refuse(m.Name()+", which is an ordinary user's", "a machine of root's: CRIU needs root", "run msh as root")
+	}
+	if filesOnly && root.Write != "overlay" {
+		return refuse("files_only of "+m.Name()+`, which has no files of its own`, `a machine whose root is written as an overlay`, `root(…, write="overlay")`)
+	}
+	for _, r := range spec.Resources {
+		if !slices.Contains(savedKinds, r.Kind()) {
+			return refuse(m.Name()+", which has "+r.Kind()+"(…)", "a machine without: that cannot be saved", "")
+		}
+		n, ok := r.(*Netif)
+		switch {
+		case ok && n.Device != "":
+			return refuse(fmt.Sprintf("%s, whose interface %s is the host's %s", m.Name(), n.Name, n.Device), "interfaces on a vnet", "")
+		case ok && n.Link != "":
+			return refuse(fmt.Sprintf("%s, whose interface %s is an end of a cable to another machine", m.Name(), n.Name), "interfaces on a vnet", "join the two by a vnet, or link(machine, vnet)")
+		}
+	}
+	if !filesOnly && !spec.Has("pidspace") {
+		return refuse(m.Name()+", whose processes have numbers of the host's, which may be another's when it wakes", "a machine with a PID space", "make it with pidspace(), or save the files only (files_only=True)")
+	}
+	return nil
+}
+
+// inside lists the machines inside one, whoever has made them.
+func (m *Machine) inside() []string {
+	all := m.Children()
+	names, _ := m.host.dirs(filepath.Dir(m.Dir()))
+	for _, name := range names {
+		c := with(&Spec{Name: name}, &Machine{host: m.host, labID: m.labID})
+		var r record
+		if c.readRecord(&r) == nil && r.Parent == m.Name() && !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
+// look looks through the machine's processes and mounts.
+func (v *saving) look() error {
+	m := v.m
+	var err error
+	if v.upper, err = m.openUpper(); err != nil {
+		return err
+	}
+	v.state.Frozen = m.State() == "frozen"
+	if m.self.IDs != nil {
+		v.state.IDs = m.self.IDs
+	}
+	if v.o.FilesOnly {
+		return nil
+	}
+	if v.state.Mounts, err = m.savedMounts(); err != nil {
+		return err
+	}
+	all, err := m.group.Pids()
+	if err != nil {
+		return err
+	}
+	v.pids = append([]int{m.pid}, slices.DeleteFunc(all, func(p int) bool { return p == m.pid })...)
+	bounds := criu.Bounds{}
+	for _, s := range v.state.Mounts {
+		bounds.Mounts = append(bounds.Mounts, s.Path)
+	}
+	v.state.Files = nil
+	for _, f := range criu.FilesOutside(v.pids) {
+		saved := savedFile{Key: f.Key, Flags: f.Flags}
+		switch base, isLog := strings.CutPrefix(f.Path, m.Dir()+"/"); {
+		case f.Path == "/dev/null":
+		case isLog && strings.HasSuffix(base, ".log") && !strings.Contains(base, "/"):
+			saved.Log = base
+		default:
+			continue // Check names it
+		}
+		v.state.Files = append(v.state.Files, saved)
+		bounds.Files = append(bounds.Files, f.Key)
+	}
+	problems := append(strangers(v.pids), criu.Check(v.pids, bounds)...)
+	if len(problems) > 0 {
+		return &SnapshotError{m.Name(), problems}
+	}
+	return nil
+}
+
+// strangers are processes in the machine that its init has nothing to do with:
+// criu saves init and its descendants, and the others would be lost.
+func strangers(pids []int) (found []criu.Problem) {
+	parent := map[int]int{}
+	names := map[int]string{}
+	for _, pid := range pids {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue // it has just ended
+		}
+		parent[pid] = int(statField(b, 1))
+		if i, j := strings.IndexByte(string(b), '('), strings.LastIndexByte(string(b), ')'); i >= 0 && j > i {
+			names[pid] = string(b[i+1 : j])
+		}
+	}
+	for _, pid := range pids {
+		at, ok := parent[pid]
+		if !ok || pid == pids[0] {
+			continue
+		}
+		if _, inside := parent[at]; inside {
+			continue // of one that is looked at itself
+		}
+		found = append(found, criu.Problem{Pid: pid, Name: names[pid], What: "was started from outside and has its parent there: run(), shell() or msh exec",
+			Mend: "wait for its end"})
+	}
+	return found
+}
+
+// savedMounts are the places where something of the host's is mounted.
+func (m *Machine) savedMounts() ([]savedMount, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", m.pid))
+	if err != nil {
+		return nil, fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
+	}
+	at := map[string]bool{}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 4 {
+			at[unescapeMount(f[4])] = true
+		}
+	}
+	var all []savedMount
+	add := func(label, path string) {
+		if at[path] && !slices.ContainsFunc(all, func(s savedMount) bool { return s.Path == path }) {
+			all = append(all, savedMount{label, path})
+		}
+	}
+	for i, r := range m.Spec().Resources {
+		if r, ok := r.(*Mount); ok && r.Type == "bind" {
+			path, err := m.resolve(r.Target)
+			if err != nil {
+				return nil, fmt.Errorf("find what is mounted on %s: %w", r.Target, err)
+			}
+			add(fmt.Sprintf("mount.%d", i), path)
+		}
+	}
+	if path, err := m.resolve(hostsPath); err == nil && !m.Spec().bringsHosts() {
+		add("hosts", path)
+	}
+	if m.space()&unix.CLONE_NEWUSER != 0 {
+		for _, n := range deviceNodes {
+			add("dev."+n.name, "/dev/"+n.name)
+		}
+	}
+	return all, nil
+}
+
+// resolve follows the links in a path of the machine's.
+func (m *Machine) resolve(path string) (string, error) {
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", m.pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
+	}
+	defer unix.Close(root)
+	at, err := openIn(root, path, unix.O_PATH)
+	if err != nil {
+		return "", err
+	}
+	defer at.Close()
+	// In another mount table's root the kernel shows the path from there.
+	return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", at.Fd()))
+}
+
+// bases are the lower layers that the snapshot does not hold.
+func (v *saving) bases() ([]checkpoint.Base, error) {
+	root, _ := v.m.Spec().find("root").(*Root)
+	if root == nil {
+		return nil, errors.New("no root")
+	}
+	return []checkpoint.Base{{Path: root.Source}}, nil
+}
+
+// hostFacts describe this computer.
+func hostFacts() checkpoint.Host {
+	var u unix.Utsname
+	unix.Uname(&u)
+	h := checkpoint.Host{Arch: unix.ByteSliceToString(u.Machine[:]), Kernel: unix.ByteSliceToString(u.Release[:])}
+	b, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(b)) {
+		k, val, _ := strings.Cut(line, ":")
+		switch k = strings.TrimSpace(k); {
+		case k == "model name" && h.CPU == "":
+			h.CPU = strings.TrimSpace(val)
+		case (k == "flags" || k == "Features") && h.CPUFlags == nil:
+			h.CPUFlags = strings.Fields(val)
+		}
+	}
+	return h
+}
