@@ -199,6 +199,9 @@ func (w *waking) change() error {
 	if err := CheckName("wake", "name", s.Name); err != nil {
 		return err
 	}
+	if (o.Fresh || o.Addresses != nil) && o.TCP != criu.TCPClose && w.saved.Mode == checkpoint.MemoryAndFiles && len(netifsOf(s)) > 0 {
+		return &ParamError{Kind: "wake", Param: "tcp", Got: `"established" under other addresses`, Want: "the addresses that its connections have", Mend: `tcp="close" closes them`}
+	}
 	i := 0
 	for _, n := range netifsOf(s) {
 		if n.VNet == "" || n.Link != "" {
