@@ -128,6 +128,7 @@ func (s *Session) methodWords() []*interp.Word {
 		readFileWord, writeFileWord, copyInWord, copyOutWord,
 		freezeWord, thawWord, stopWord, killWord, destroyWord, setWord, statsWord,
 		waitWord, waitPortWord, waitRunWord, waitFileWord,
+		machineSnapshotWord, hibernateWord, cloneWord,
 		s.vnetWord("Machine.vnet"), machineNetifWord,
 		vnetAttachWord, vnetDetachWord, vnetPartitionWord, vnetHealWord, vnetCaptureWord, vnetStatsWord, vnetDestroyWord,
 		linkUpWord, linkDownWord, linkSetWord, linkStatsWord, linkDestroyWord,

@@ -9,6 +9,7 @@ import (
 
 	"msh/interp"
 	"msh/kernel"
+	"msh/kernel/checkpoint"
 )
 
 // Options say for whom the words work.
@@ -31,6 +32,7 @@ type Session struct {
 	machines map[*kernel.Machine]*Machine // one value for each
 	vnets    map[*kernel.VNet]*VNet
 	links    map[*kernel.Link]*Link
+	planned  map[string]*checkpoint.Manifest // snapshots that stand in a plan only, by path
 	host     *Machine
 	self     *Lab
 
@@ -43,7 +45,7 @@ func New(o Options) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{lab: lab, up: o.Up, dry: o.Dry, out: o.Stdout, machines: map[*kernel.Machine]*Machine{}, vnets: map[*kernel.VNet]*VNet{}, links: map[*kernel.Link]*Link{}}
+	s := &Session{lab: lab, up: o.Up, dry: o.Dry, out: o.Stdout, machines: map[*kernel.Machine]*Machine{}, vnets: map[*kernel.VNet]*VNet{}, links: map[*kernel.Link]*Link{}, planned: map[string]*checkpoint.Manifest{}}
 	s.host, s.self = s.value(lab.Host()), &Lab{s}
 	s.methods = sync.OnceValue(s.methodWords)
 	return s, nil
@@ -54,7 +56,7 @@ func (s *Session) Lab() *kernel.Lab { return s.lab }
 
 // Words lists the words that are functions; those of values are in their docs.
 func (s *Session) Words() []*interp.Word {
-	return append([]*interp.Word{s.rforkWord("machine_rfork"), s.resourcesWord("resources"), s.vnetWord("vnet"), s.linkWord()},
+	return append([]*interp.Word{s.rforkWord("machine_rfork"), s.resourcesWord("resources"), s.vnetWord("vnet"), s.linkWord(), s.snapshotWord(), s.wakeWord()},
 		append(pure(append(resourceWords(), routeWord)), s.methods()...)...)
 }
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"msh/kernel/cgroup"
+	"msh/kernel/criu"
 )
 
 // Finding is what the doctor says of one thing that machines need.
@@ -45,7 +46,26 @@ func (h *Host) Doctor(ctx context.Context) []Finding {
 	for _, t := range h.trials() {
 		all = append(all, t.try(ctx, h))
 	}
-	return append(all, checkNetworks()...)
+	return append(append(all, checkNetworks()...), h.checkCriu(ctx))
+}
+
+// checkCriu looks for what snapshots are made with.
+func (h *Host) checkCriu(ctx context.Context) Finding {
+	f := Finding{Name: "snapshots", Detail: "snapshot, hibernate, wake, clone: CRIU"}
+	c, err := criu.Find(ctx)
+	if err != nil {
+		f.Detail += ": " + err.Error()
+		if hint := (interface{ Hint() string })(nil); errors.As(err, &hint) {
+			f.Mend = hint.Hint()
+		}
+		return f
+	}
+	f.OK = true
+	f.Detail += " " + c.Version.String()
+	if features, err := c.Features(ctx); err == nil && !features.Track {
+		f.Detail += "; the kernel does not tell which pages have changed (CONFIG_MEM_SOFT_DIRTY), so no memory is sent ahead"
+	}
+	return f
 }
 
 // wantKernel is the first with everything that every machine is made with:

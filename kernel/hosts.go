@@ -146,8 +146,8 @@ func (l *Lab) tellAll() error {
 	return errors.Join(errs...)
 }
 
-// forgetNames removes the files. Machines that are kept have them mounted all the
-// same.
+// forgetNames removes the files. Those that kept machines have mounted stay: criu
+// cannot save a machine in which a file is mounted that has no name any more.
 func (l *Lab) forgetNames() {
 	os.RemoveAll(filepath.Join(l.dir(), hostsDir))
 }

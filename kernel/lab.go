@@ -355,7 +355,9 @@ func (l *Lab) Close(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lock != nil {
-		l.forgetNames()
+		if !slices.ContainsFunc(l.machines, func(m *Machine) bool { return m.Spec().Keep }) {
+			l.forgetNames()
+		}
 		releaseLab(l.dir())
 		l.lock.Close()
 		l.lock = nil

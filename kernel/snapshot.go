@@ -54,9 +54,10 @@ type SnapshotOptions struct {
 	// first (round 0, with no figures). It needs a kernel that tells which pages
 	// have changed; where it does not, there is no round.
 	PreCopy func(round int, s []*criu.Stats) (again bool)
-	// Msh is the version of the msh that writes, for the manifest.
-	Msh string
 }
+
+// Version tells which msh this package is part of, for what it writes.
+var Version = func() string { return "unknown" }
 
 // SnapshotReport tells how it went.
 type SnapshotReport struct {

@@ -104,10 +104,7 @@ func readSection(r io.Reader, into any) error {
 // manifest lays out what the snapshot says of itself.
 func (s *snapshot) manifest() (*checkpoint.Manifest, error) {
 	first := s.all[0].m
-	m := &checkpoint.Manifest{Msh: s.o.Msh, Created: time.Now().UTC().Truncate(time.Second), Lab: first.labID, Host: hostFacts()}
-	if m.Msh == "" {
-		m.Msh = "unknown"
-	}
+	m := &checkpoint.Manifest{Msh: Version(), Created: time.Now().UTC().Truncate(time.Second), Lab: first.labID, Host: hostFacts()}
 	m.Host.Cgroup = 1
 	if first.host.Cgroup.Unified {
 		m.Host.Cgroup = 2

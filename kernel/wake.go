@@ -56,6 +56,9 @@ func (l *Lab) WakeFile(ctx context.Context, path string, o WakeOptions) ([]*Mach
 func (l *Lab) Wake(ctx context.Context, r *checkpoint.Reader, o WakeOptions) ([]*Machine, error) {
 	wk := &wake{ctx: ctx, lab: l, o: o, manifest: r.Manifest()}
 	defer wk.close()
+	if err := wk.read(); err != nil {
+		return nil, err
+	}
 	if err := wk.check(); err != nil {
 		return nil, err
 	}
@@ -70,6 +73,39 @@ func (l *Lab) Wake(ctx context.Context, r *checkpoint.Reader, o WakeOptions) ([]
 		return nil, errors.Join(err, wk.undoNets())
 	}
 	return all, nil
+}
+
+// PlanWake plans what waking would make, from the manifest alone: networks that the
+// lab lacks, and machines. Both stand in the plan from then on.
+func (l *Lab) PlanWake(m *checkpoint.Manifest, o WakeOptions) (nets []*VNet, machines []*Machine, plans []*Plan, err error) {
+	wk := &wake{lab: l, o: o, manifest: m}
+	if err := wk.read(); err != nil {
+		return nil, nil, nil, err
+	}
+	err = wk.eachMissingNet(func(s *VNetSpec) error {
+		v, err := l.PlanVNet(l.Host(), s)
+		nets = append(nets, v)
+		return err
+	})
+	for _, w := range wk.all {
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		var p *Plan
+		if p, err = l.Plan(l.Host(), w.spec); err == nil {
+			plans, machines = append(plans, p), append(machines, l.Planned(l.Host(), p))
+		}
+	}
+	return nets, machines, plans, err
+}
+
+// PlannedSnapshot is the manifest of a snapshot that stands in a plan only.
+func PlannedSnapshot(machines []*Machine) (*checkpoint.Manifest, error) {
+	s := &snapshot{o: SnapshotOptions{FilesOnly: true}}
+	for _, m := range machines {
+		s.all = append(s.all, &saving{snapshot: s, m: m})
+	}
+	return s.manifest()
 }
 
 // wake is one under way.
@@ -119,16 +155,12 @@ func (wk *wake) close() {
 	}
 }
 
-// check finds out from the manifest alone what stands in the way.
-func (wk *wake) check() error {
+// read makes specs of the manifest.
+func (wk *wake) read() error {
 	m := wk.manifest
 	if len(m.Machines) > 1 && (wk.o.Name != "" || wk.o.Addresses != nil) {
 		return bad("wake", "name", wk.o.Name, fmt.Sprintf("a snapshot of one machine; this one has %d", len(m.Machines)))
 	}
-	if err := checkHost(&m.Host); err != nil {
-		return err
-	}
-	memory := false
 	for i := range m.Machines {
 		s := &m.Machines[i]
 		w := &waking{wake: wk, saved: s, layers: -1, work: -1, spec: &Spec{}}
@@ -139,10 +171,21 @@ func (wk *wake) check() error {
 		if err := w.change(); err != nil {
 			return fmt.Errorf("machine %s: %w", s.Name, err)
 		}
-		memory = memory || s.Mode == checkpoint.MemoryAndFiles
-		for _, b := range s.Needs.Bases {
+	}
+	return nil
+}
+
+// check finds out from the manifest alone what stands in the way.
+func (wk *wake) check() error {
+	if err := checkHost(&wk.manifest.Host); err != nil {
+		return err
+	}
+	memory := false
+	for _, w := range wk.all {
+		memory = memory || w.saved.Mode == checkpoint.MemoryAndFiles
+		for _, b := range w.saved.Needs.Bases {
 			if err := checkBase(b); err != nil {
-				return fmt.Errorf("machine %s: %w", s.Name, err)
+				return fmt.Errorf("machine %s: %w", w.saved.Name, err)
 			}
 		}
 	}
@@ -368,6 +411,18 @@ func overlayXattr(name string) string {
 
 // makeNets makes those networks that the lab does not have.
 func (wk *wake) makeNets() error {
+	return wk.eachMissingNet(func(s *VNetSpec) error {
+		v, err := wk.lab.VNet(wk.ctx, wk.lab.Host(), s)
+		if err == nil {
+			wk.nets = append(wk.nets, v)
+		}
+		return err
+	})
+}
+
+// eachMissingNet calls f with what the networks were that the lab does not have; f
+// makes them.
+func (wk *wake) eachMissingNet(f func(*VNetSpec) error) error {
 	var specs []*VNetSpec
 	if wk.manifest.Networks != nil {
 		if err := json.Unmarshal(wk.manifest.Networks, &specs); err != nil {
@@ -379,17 +434,15 @@ func (wk *wake) makeNets() error {
 			if wk.lab.findVNet(n.VNet) != nil {
 				continue
 			}
-			i := slices.IndexFunc(specs, func(s *VNetSpec) bool { return s.Name == n.VNet })
+			i := slices.IndexFunc(specs, func(s *VNetSpec) bool { return s != nil && s.Name == n.VNet })
 			if i < 0 || slices.Contains(values(wk.o.Nets), n.VNet) {
 				return bad("wake", "nets", n.VNet, "a vnet of this lab")
 			}
 			s := *specs[i]
 			s.Keep, s.Pos = wk.o.Keep, wk.o.Pos
-			v, err := wk.lab.VNet(wk.ctx, wk.lab.Host(), &s)
-			if err != nil {
+			if err := f(&s); err != nil {
 				return err
 			}
-			wk.nets = append(wk.nets, v)
 		}
 	}
 	return nil

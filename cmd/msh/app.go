@@ -43,6 +43,8 @@ func commands() []command {
 		{"shell", (*app).shellCommand},
 		{"logs", (*app).logsCommand},
 		{"stats", (*app).statsCommand},
+		{"hibernate", (*app).hibernateCommand},
+		{"wake", (*app).wakeCommand},
 		{"resources", (*app).resourcesCommand},
 		{"doctor", (*app).doctorCommand},
 		{"gc", (*app).gcCommand},
@@ -206,6 +208,7 @@ func (a *app) host() (*kernel.Host, error) {
 	if a.known != nil {
 		return a.known, nil
 	}
+	kernel.Version = version
 	h, err := kernel.NewHost(os.Getenv("MSH_STATE"))
 	if err != nil {
 		return nil, err

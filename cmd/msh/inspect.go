@@ -15,11 +15,16 @@ import (
 )
 
 func (a *app) inspectCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "inspect MACHINE",
-		Short: "tell all about a machine, as JSON",
-		Args:  takes(1, 1, "MACHINE or LAB/MACHINE"),
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "inspect MACHINE|FILE",
+		Short: "tell all about a machine, as JSON, or what is in a snapshot",
+		Long:  "Prints all about a machine, as JSON; or what is in the file of a snapshot, without unpacking it.",
+		Args:  takes(1, 1, "MACHINE or LAB/MACHINE, or the FILE of a snapshot"),
 		RunE: func(c *cobra.Command, args []string) error {
+			if isSnapshot(args[0]) {
+				return a.inspectFile(args[0], asJSON)
+			}
 			h, err := a.rootHost(c)
 			if err != nil {
 				return err
@@ -36,6 +41,8 @@ func (a *app) inspectCommand() *cobra.Command {
 			return writeJSON(a.stdout, all)
 		},
 	}
+	c.Flags().BoolVar(&asJSON, "json", false, "for programs; of a machine it always is")
+	return c
 }
 
 // inspected is a machine in `msh inspect`.
