@@ -1,15 +1,19 @@
 package kernel
 
 import (
+	"os"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// watcher calls back when processes end: one thread for all of them, where a
-// blocking wait for each would take one each.
+// watcher calls back when processes end: one goroutine for all of them, where a
+// blocking wait for each would take a thread each. It has no thread of its own
+// either: its epoll is itself among the descriptors that Go's runtime polls.
 type watcher struct {
 	epoll int
+	file  *os.File // which keeps it open
 	mu    sync.Mutex
 	last  int32
 	calls map[int32]func() // by the number of the watch: descriptors are used again
@@ -20,8 +24,19 @@ var theWatcher = sync.OnceValues(func() (*watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &watcher{epoll: fd, calls: map[int32]func(){}}
-	go w.loop()
+	// A file that does not block is one that the runtime polls.
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "epoll")
+	ready, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	w := &watcher{epoll: fd, file: file, calls: map[int32]func(){}}
+	go w.loop(ready)
 	return w, nil
 })
 
@@ -60,10 +75,17 @@ func unwatch(pidfd int, number int32) bool {
 	return ok
 }
 
-func (w *watcher) loop() {
+func (w *watcher) loop(ready syscall.RawConn) {
 	var events [64]unix.EpollEvent
 	for {
-		n, err := unix.EpollWait(w.epoll, events[:], -1)
+		var n int
+		var err error
+		if e := ready.Read(func(uintptr) bool {
+			n, err = unix.EpollWait(w.epoll, events[:], 0)
+			return n != 0 // an error is -1
+		}); e != nil {
+			err = e
+		}
 		if err == unix.EINTR {
 			continue
 		}
