@@ -156,9 +156,9 @@ func (p *process) killGroup() {
 }
 
 // input is a descriptor to read those bytes from: /dev/null for none.
-func input(data []byte) (int, error) {
+func (m *Machine) input(data []byte) (int, error) {
 	if len(data) == 0 {
-		return unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		return openNull(m.self.Root)
 	}
 	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC)
 	if err != nil {

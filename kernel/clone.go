@@ -52,9 +52,9 @@ func (t *Txn) clone() (*Child, error) {
 // open opens what the child is handed: its stdio, its groups, the trees.
 func (t *Txn) open(b *birth) error {
 	p := t.plan
-	null, err := t.own(unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0))
+	null, err := t.own(openNull(p.ownRoot()))
 	if err != nil {
-		return fmt.Errorf("open /dev/null: %w", err)
+		return err
 	}
 	b.stdio = [3]int{null, null, null}
 	if p.Spec.Init != nil {
@@ -299,7 +299,7 @@ func (t *Txn) writeMaps(pid int) error {
 	if err != nil {
 		return fmt.Errorf("open /proc: %w", err)
 	}
-	null, err := t.own(unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0))
+	null, err := t.own(openNull(false))
 	if err != nil {
 		return err
 	}

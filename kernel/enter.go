@@ -101,8 +101,8 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 }
 
 // command appends the steps that become the command, and tells which of the
-// machine's users it becomes.
-func (m *Machine) command(ctx context.Context, s *Steps, c *Command) (uid int, err error) {
+// machine's users it becomes. The streams named in null are to be /dev/null.
+func (m *Machine) command(ctx context.Context, s *Steps, c *Command, null ...int) (uid int, err error) {
 	env := c.Env
 	cwd := "/"
 	if c.Cwd != "" {
@@ -112,6 +112,7 @@ func (m *Machine) command(ctx context.Context, s *Steps, c *Command) (uid int, e
 	if err != nil {
 		return 0, err
 	}
+	s.null(null...)
 	s.fenced()
 	s.Call("become a session leader", stage0.MayFail, unix.SYS_SETSID)
 	s.clean()
@@ -240,11 +241,15 @@ func (m *Machine) Run(ctx context.Context, c *Command, stdin []byte, timeout tim
 		return nil, err
 	}
 	defer done()
-	uid, err := m.command(ctx, s, c)
+	var null []int
+	if len(stdin) == 0 {
+		null = []int{0}
+	}
+	uid, err := m.command(ctx, s, c, null...)
 	if err != nil {
 		return nil, err
 	}
-	in, err := input(stdin)
+	in, err := m.input(stdin)
 	if err != nil {
 		return nil, err
 	}
@@ -275,53 +280,4 @@ func (m *Machine) Run(ctx context.Context, c *Command, stdin []byte, timeout tim
 		return r, fmt.Errorf("run %s in %s: still running after %v: killed", strings.Join(c.Argv, " "), m.Name(), timeout)
 	}
 	return r, waitErr
-}
-
-// Attach runs a command on the caller's own descriptors, as `msh exec` does, and
-// passes signals on.
-func (m *Machine) Attach(ctx context.Context, c *Command, stdio [3]int, signals <-chan unix.Signal) (int, error) {
-	if err := c.Validate(); err != nil {
-		return 0, err
-	}
-	b, s, done, err := m.entry()
-	if err != nil {
-		return 0, err
-	}
-	defer done()
-	if _, err := m.command(ctx, s, c); err != nil {
-		return 0, err
-	}
-	b.stdio = stdio
-	p, err := b.start()
-	if err != nil {
-		return 0, err
-	}
-	defer p.close()
-	end, stopped := make(chan struct{}), make(chan struct{})
-	defer func() {
-		close(end)
-		<-stopped // before the pidfd is closed, and its number somebody else's
-	}()
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case sig := <-signals:
-				unix.PidfdSendSignal(p.pidfd, sig, nil, 0)
-			case <-ctx.Done():
-				unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
-				return
-			case <-end:
-				return
-			}
-		}
-	}()
-	st, err := reap(p.pidfd)
-	if err != nil {
-		return 0, err
-	}
-	if err := m.notStarted(c, p); err != nil {
-		return 0, err
-	}
-	return st.Code(), ctx.Err()
 }

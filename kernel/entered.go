@@ -184,7 +184,7 @@ func (m *Machine) begin(files map[stage0.FD]int, steps func(*Steps) error) (*pro
 		return nil, err
 	}
 	s.Exit(0)
-	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	null, err := openNull(m.self.Root)
 	if err != nil {
 		return nil, err
 	}

@@ -118,6 +118,9 @@ func warmUp(t *testing.T) {
 	if _, err := theWatcher(); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := nothing(); err != nil {
+		t.Fatal(err)
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

@@ -81,6 +81,11 @@ func (p *Plan) write(state string) error {
 		s.mountHosts()
 	}
 	s.Call("become a session leader", stage0.MayFail, unix.SYS_SETSID)
+	if p.Spec.Init != nil {
+		s.null(0)
+	} else {
+		s.null(0, 1, 2)
+	}
 	s.clean()
 	if p.Spec.Init != nil {
 		s.Call("unblock signals", 0, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, stage0.Buffer(sigsetSize), 0, sigsetSize)

@@ -130,10 +130,10 @@ func (p *Process) start(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	if _, err := p.m.command(ctx, s, p.c); err != nil {
+	if _, err := p.m.command(ctx, s, p.c, 0); err != nil {
 		return err
 	}
-	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	null, err := openNull(p.m.self.Root)
 	if err != nil {
 		return err
 	}

@@ -163,9 +163,11 @@ func TestCheckOutside(t *testing.T) {
 	need(t)
 	l := newLab(t)
 	m := fork(t, l, spaces())
-	master, slave := pty(t)
-	defer unix.Close(master)
-	defer unix.Close(slave)
+	terminal, err := l.Host().OpenTerminal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -176,19 +178,24 @@ func TestCheckOutside(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		stdio := [3]int{slave, int(file.Fd()), pair[1]}
+		stdio := [3]int{int(file.Fd()), int(file.Fd()), pair[1]}
 		m.Attach(t.Context(), &kernel.Command{Argv: []string{"sleep", "1000"}}, stdio, nil)
 	}()
+	shown := make(chan struct{})
+	go func() {
+		defer close(shown)
+		m.Shell(t.Context(), &kernel.Command{Argv: []string{"tail", "-f", "/dev/null"}}, terminal)
+	}()
 	var all []int
-	for end := time.Now().Add(long); len(named(t, all, "1000")) == 0; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(long); len(named(t, all, "1000")) == 0 || len(named(t, all, "-f")) == 0; time.Sleep(5 * time.Millisecond) {
 		if all = pids(t, m); time.Now().After(end) {
 			t.Fatal("it does not run")
 		}
 	}
 	text := fmt.Sprint(criu.Check(all, bounds(all)))
 	for _, want := range []string{
-		"(sleep) has a terminal of the outside, /dev/pts/",
-		"(sleep) has " + file.Name() + " of the outside open (descriptor 1)",
+		"(tail) has a terminal of the outside, /dev/pts/",
+		"(sleep) has " + file.Name() + " of the outside open (descriptor 0)",
 		"(sleep) has a unix socket joined with a process outside (descriptor 2)",
 	} {
 		if !strings.Contains(text, want) {
@@ -199,27 +206,8 @@ func TestCheckOutside(t *testing.T) {
 		t.Error(err)
 	}
 	<-ended
+	<-shown
 	if got := criu.Check(all, criu.Bounds{}); got != nil {
 		t.Errorf("problems of processes that have ended: %v", got)
 	}
-}
-
-func pty(t *testing.T) (master, slave int) {
-	t.Helper()
-	master, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(master, unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slave, err = unix.Open(fmt.Sprintf("/dev/pts/%d", n), unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return master, slave
 }
