@@ -17,6 +17,7 @@ import (
 
 	"msh/kernel/cgroup"
 	"msh/kernel/ledger"
+	"msh/kernel/netx"
 	"msh/kernel/rawfile"
 )
 
@@ -57,6 +58,7 @@ func NewHost(state string) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
+	netx.OneWay = u != nil
 	if state, err = stateDir(state); err != nil {
 		return nil, err
 	}

@@ -75,6 +75,9 @@ func (s *VNetSpec) families() []int {
 
 // makeNAT makes the switch a router with a leg in the parent's network.
 func (v *VNet) makeNAT(s *stepper, w *wiring) error {
+	if v.overHost() {
+		return v.makeUserNAT(s, w)
+	}
 	home, err := v.parent.network()
 	if err != nil {
 		return err

@@ -57,6 +57,13 @@ func asUser() {
 		fail("mount "+file, unix.Mount(f.Name(), file, "", unix.MS_BIND, ""))
 		os.Remove(f.Name()) // which stays as long as it is mounted
 	}
+	if _, err := os.Stat("/dev/net/tun"); err == nil { // on most hosts it is everybody's
+		node := filepath.Join(os.TempDir(), fmt.Sprintf("msh-tun-%d", os.Getpid()))
+		fail("make a node", unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 200))))
+		os.Chmod(node, 0o666)
+		fail("mount it", unix.Mount(node, "/dev/net/tun", "", unix.MS_BIND, ""))
+		os.Remove(node)
+	}
 	path, err := exec.LookPath(args[0])
 	fail("find", err)
 	fail("setgroups", unix.Setgroups(nil))

@@ -6,7 +6,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,7 +32,7 @@ const (
 )
 
 func openNetlink(n *NS) (*nl.NetlinkSocket, error) {
-	return nl.GetNetlinkSocketAt(netns.NsHandle(n.fd), netns.None(), unix.NETLINK_ROUTE)
+	return n.socket()
 }
 
 // saveAddresses lists the addresses of an interface. Temporary ones (RFC 8981) are

@@ -98,7 +98,8 @@ func (n *NS) Route() (*netlink.Handle, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.route == nil {
-		h, err := netlink.NewHandleAt(netns.NsHandle(n.fd), unix.NETLINK_ROUTE)
+		var h *netlink.Handle
+		err := n.visit(func(at netns.NsHandle) (err error) { h, err = netlink.NewHandleAt(at, unix.NETLINK_ROUTE); return })
 		if err != nil {
 			return nil, fmt.Errorf("open routing netlink: %w", err)
 		}
@@ -111,7 +112,7 @@ func (n *NS) Route() (*netlink.Handle, error) {
 func (n *NS) execute(req *nl.NetlinkRequest) error {
 	n.mu.Lock()
 	if n.raw == nil {
-		s, err := nl.GetNetlinkSocketAt(netns.NsHandle(n.fd), netns.None(), unix.NETLINK_ROUTE)
+		s, err := n.socket()
 		if err != nil {
 			n.mu.Unlock()
 			return fmt.Errorf("open routing netlink: %w", err)
@@ -122,6 +123,29 @@ func (n *NS) execute(req *nl.NetlinkRequest) error {
 	n.mu.Unlock()
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	return err
+}
+
+// OneWay is set where a thread cannot come back out of a namespace: msh is root in
+// the space of an ordinary user, and the network it stands in itself is the host's
+// (setns(2), EPERM). vishvananda/netlink does not notice, and leaves the thread there.
+var OneWay bool
+
+// visit calls f with the namespace to open a socket in, or where there is no way back
+// on a thread that stands in it and dies.
+func (n *NS) visit(f func(at netns.NsHandle) error) error {
+	if !OneWay {
+		return f(netns.NsHandle(n.fd))
+	}
+	return n.Do(func() error { return f(netns.None()) })
+}
+
+// socket opens one of routing netlink.
+func (n *NS) socket() (s *nl.NetlinkSocket, err error) {
+	err = n.visit(func(at netns.NsHandle) (err error) {
+		s, err = nl.GetNetlinkSocketAt(at, netns.None(), unix.NETLINK_ROUTE)
+		return err
+	})
+	return s, err
 }
 
 // Do calls f on a thread that stands in the namespace and dies with the call:
