@@ -214,4 +214,3 @@ func (v *VNet) awaitWayOut(ctx context.Context, w *wiring, p *process) error {
 		return true, nil
 	})
 }
-
