@@ -40,21 +40,12 @@ func newCapture(m *Machine, uid int) (*capture, error) {
 	return c, nil
 }
 
-func (c *capture) closeWrite() {
-	for i := range c.pipes {
-		if c.pipes[i][1] >= 0 {
-			unix.Close(c.pipes[i][1])
-			c.pipes[i][1] = -1
-		}
-	}
-}
-
 func (c *capture) close() {
-	c.closeWrite()
-	for i := range c.pipes {
-		if c.pipes[i][0] >= 0 {
-			unix.Close(c.pipes[i][0])
-			c.pipes[i][0] = -1
+	for _, pipe := range c.pipes {
+		for _, fd := range pipe {
+			if fd >= 0 {
+				unix.Close(fd)
+			}
 		}
 	}
 }
@@ -82,7 +73,9 @@ func (c *capture) drain(i int) error {
 
 // wait reads until the process has ended, and then what is left in the pipes: a
 // dead process has written all it ever will, so nothing is lost, and whoever else
-// holds the pipes is not waited for. When ctx or the time ends first, the
+// holds the pipes is not waited for. msh itself goes on holding their ends for
+// writing: so it is not woken when the dying process closes its own, only to wait
+// for its death again. When ctx or the time ends first, the
 // process's group is killed.
 func (c *capture) wait(ctx context.Context, deadline time.Time, p *process) (status, error) {
 	cancel, err := newCanceller(ctx)

@@ -262,7 +262,6 @@ func (m *Machine) Run(ctx context.Context, c *Command, stdin []byte, timeout tim
 	b.stdio = [3]int{in, out.pipes[0][1], out.pipes[1][1]}
 	begin := time.Now()
 	p, err := b.start()
-	out.closeWrite()
 	if err != nil {
 		return nil, err
 	}
