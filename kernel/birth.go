@@ -34,6 +34,8 @@ type process struct {
 	pidfd int
 	blob  int // the memory file with the program and its results
 	steps []stage0.Step
+
+	shepherd *herder // who waits for it in msh's place, nil for nobody
 }
 
 // imageNumber is the descriptor that stage0's own image has in every child, and

@@ -35,6 +35,7 @@ type savedFile struct {
 	Key   string // criu's
 	Log   string `json:",omitempty"` // the name of the log in the machine's directory; "" is /dev/null
 	Flags int    // it was opened with, open(2)
+	Mode  uint32 `json:",omitempty"` // of the log: criu compares it
 }
 
 // savedMount is a place where something of the host's, or of msh's, is mounted.
@@ -224,6 +225,18 @@ func (s *snapshot) preflight() error {
 			return err
 		}
 	}
+	if s.o.FilesOnly {
+		return nil
+	}
+	for _, v := range s.all {
+		all, err := v.m.group.Pids()
+		if err == nil {
+			err = dismissShepherds(all)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -308,6 +321,8 @@ func (v *saving) look() error {
 		return err
 	}
 	v.pids = append([]int{m.pid}, slices.DeleteFunc(all, func(p int) bool { return p == m.pid })...)
+	strange := strangers(v.pids)
+	v.pids = slices.DeleteFunc(v.pids, isShepherd) // who will be gone
 	bounds := criu.Bounds{}
 	for _, s := range v.state.Mounts {
 		bounds.Mounts = append(bounds.Mounts, s.Path)
@@ -319,13 +334,18 @@ func (v *saving) look() error {
 		case f.Path == "/dev/null":
 		case isLog && strings.HasSuffix(base, ".log") && !strings.Contains(base, "/"):
 			saved.Log = base
+			var st unix.Stat_t
+			if err := unix.Stat(f.Path, &st); err != nil {
+				return fmt.Errorf("look at the log %s: %w", f.Path, err)
+			}
+			saved.Mode = st.Mode & 0o7777
 		default:
 			continue // Check names it
 		}
 		v.state.Files = append(v.state.Files, saved)
 		bounds.Files = append(bounds.Files, f.Key)
 	}
-	problems := append(strangers(v.pids), criu.Check(v.pids, bounds)...)
+	problems := append(strange, criu.Check(v.pids, bounds)...)
 	if len(problems) > 0 {
 		return &SnapshotError{m.Name(), problems}
 	}
@@ -352,7 +372,7 @@ func strangers(pids []int) (found []criu.Problem) {
 		if !ok || pid == pids[0] {
 			continue
 		}
-		if _, inside := parent[at]; inside {
+		if _, inside := parent[at]; inside || isShepherd(pid) {
 			continue // of one that is looked at itself
 		}
 		found = append(found, criu.Problem{Pid: pid, Name: names[pid], What: "was started from outside and has its parent there: run(), shell() or msh exec",

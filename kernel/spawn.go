@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"msh/kernel/stage0"
 )
 
 // Restart says when a spawned process is started again.
@@ -130,6 +132,11 @@ func (p *Process) start(ctx context.Context) error {
 		return err
 	}
 	defer done()
+	var wait stage0.Ref
+	shepherded := p.m.shepherds()
+	if shepherded {
+		wait = s.shepherd()
+	}
 	if _, err := p.m.command(ctx, s, p.c, 0); err != nil {
 		return err
 	}
@@ -155,17 +162,27 @@ func (p *Process) start(ctx context.Context) error {
 		}
 		return err
 	}
+	waited := proc.pidfd
+	if shepherded {
+		if err := proc.herd(wait); err != nil {
+			proc.kill()
+			proc.close()
+			return err
+		}
+		waited = proc.shepherd.pidfd
+	}
 	p.mu.Lock()
 	p.running, p.pid = proc, proc.pid
 	p.starts++
 	p.mu.Unlock()
 	p.onChange(report{Pid: proc.pid})
 	begin := time.Now()
-	if _, err := watch(proc.pidfd, func() { p.ended(proc, time.Since(begin)) }); err != nil {
+	if _, err := watch(waited, func() { p.ended(proc, time.Since(begin)) }); err != nil {
 		p.mu.Lock()
 		p.running = nil
 		p.mu.Unlock()
-		proc.kill()
+		unix.PidfdSendSignal(proc.pidfd, unix.SIGKILL, nil, 0)
+		reap(waited)
 		proc.close()
 		return err
 	}
@@ -208,7 +225,24 @@ func (b *birth) startExecuted(ctx context.Context) (*process, error) {
 // ended is called when the process has ended: it reaps it, and starts it again
 // where the policy says so.
 func (p *Process) ended(proc *process, ran time.Duration) {
-	st, _ := reap(proc.pidfd)
+	if proc.shepherd == nil {
+		st, _ := reap(proc.pidfd)
+		p.endedWith(proc, st, ran)
+		return
+	}
+	begin := time.Now().Add(-ran)
+	st, adopted := proc.reapShepherd()
+	if adopted { // init reaps it; its end is told all the same
+		_, err := watch(proc.pidfd, func() { p.endedWith(proc, statusOf(proc.pidfd), time.Since(begin)) })
+		if err == nil {
+			return
+		}
+		st = status{false, int(unix.SIGKILL)}
+	}
+	p.endedWith(proc, st, ran)
+}
+
+func (p *Process) endedWith(proc *process, st status, ran time.Duration) {
 	p.mu.Lock()
 	p.last, p.running = st, nil
 	proc.close()

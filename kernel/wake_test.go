@@ -139,3 +139,142 @@ func output(t *testing.T, m *Machine, script string) string {
 	}
 	return string(r.Stdout) + string(r.Stderr)
 }
+
+// A spawned program goes on, with its log; before, its handle tells of its end whether
+// the machine was saved meanwhile or not.
+func TestHibernateSpawned(t *testing.T) {
+	needCriu(t)
+	l := newLab(t)
+	m := fork(t, l, &Root{Source: "/", Write: "overlay"}, space("pidspace"))
+	spawn := func(script string) *Process {
+		p, err := m.Spawn(t.Context(), &Command{Argv: []string{"/bin/sh", "-c", script}}, "", RestartNo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	for _, c := range []struct {
+		script string
+		code   int
+	}{{"exit 7", 7}, {"kill -TERM $$", 143}, {"sleep 0.1", 0}} {
+		if code, err := spawn(c.script).Wait(t.Context(), long); code != c.code || err != nil {
+			t.Errorf("%s: %d, %v", c.script, code, err)
+		}
+	}
+	p, q := spawn("i=0; while sleep 0.01; do i=$((i+1)); echo tick $i; done"), spawn("while ! test -e /go; do sleep 0.01; done; exit 5")
+	waitLog := func(want string) {
+		t.Helper()
+		for end := time.Now().Add(long); ; time.Sleep(5 * time.Millisecond) {
+			b, _ := p.Log()
+			if strings.Contains(string(b), want) {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("its log never had %q: %s", want, b)
+			}
+		}
+	}
+	waitLog("tick 5\n")
+	if _, err := m.Snapshot(t.Context(), filepath.Join(t.TempDir(), "s"), SnapshotOptions{}); err != nil {
+		explainCriu(t, err)
+		t.Fatal(err)
+	}
+	writeIn(t, m, "/go", "")
+	code, err := q.Wait(t.Context(), long)
+	if want := 5; (code != want && code != 137) || err != nil {
+		t.Errorf("after a snapshot its code is %d, %v", code, err)
+	}
+	b, _ := p.Log()
+	n := strings.Count(string(b), "\n")
+	waitLog(fmt.Sprintf("tick %d\n", n+3))
+	file := hibernate(t, m)
+	if _, err := p.Wait(t.Context(), long); err != nil {
+		t.Error(err)
+	}
+	w := wakeUp(t, l, file, WakeOptions{})
+	var log string
+	for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		logs, err := w.Logs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		log = ""
+		for name, b := range logs {
+			if strings.Contains(string(b), "tick") {
+				log = string(b)
+			}
+			_ = name
+		}
+		if strings.Contains(log, fmt.Sprintf("tick %d\n", n+20)) {
+			break
+		}
+	}
+	for i, line := range strings.Split(strings.TrimSpace(log), "\n") {
+		if line != fmt.Sprintf("tick %d", i+1) {
+			t.Fatalf("line %d of the log is %q", i+1, line)
+		}
+	}
+	if r, err := w.Run(t.Context(), &Command{Argv: []string{"true"}}, nil, long); err != nil || r.Code != 0 {
+		t.Error(r, err)
+	}
+}
+
+// What cannot be saved is named before anything stops.
+func TestSnapshotRefused(t *testing.T) {
+	needCriu(t)
+	l := newLab(t)
+	root := &Root{Source: "/", Write: "overlay"}
+	for _, c := range []struct {
+		name   string
+		given  []Resource
+		script string
+		want   string
+	}{
+		{"noroot", []Resource{space("pidspace")}, "", "no root of its own"},
+		{"nopids", []Resource{root}, "", "numbers of the host's"},
+		{"inner", []Resource{root, space("pidspace"), &Children{Max: 1}}, "", "machines inside it: in"},
+		{"netaddr", []Resource{root, space("pidspace"), &Routes{}}, "", "has routes(…)"},
+		{"unshared", []Resource{root, space("pidspace")}, "exec unshare -u sleep 1000", "(sleep) has a uts namespace of its own"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.name == "netaddr" {
+				t.Skip("wants networks")
+			}
+			m := fork(t, l, c.given...)
+			if c.name == "inner" {
+				if _, err := l.Fork(t.Context(), m, &Spec{Name: "in"}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.script != "" {
+				started(t, m, c.script)
+				time.Sleep(300 * time.Millisecond)
+			}
+			file := filepath.Join(t.TempDir(), "s")
+			_, err := m.Snapshot(t.Context(), file, SnapshotOptions{Hibernate: true})
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want %q", err, c.want)
+			}
+			if m.State() != "running" {
+				t.Errorf("it is %s", m.State())
+			}
+			if _, err := os.Lstat(file); err == nil {
+				t.Error("there is a file")
+			}
+		})
+	}
+	m := fork(t, l, root, space("pidspace"))
+	done := make(chan error, 1)
+	go func() {
+		_, err := m.Run(t.Context(), &Command{Argv: []string{"sh", "-c", "echo >/up; sleep 1"}}, nil, long)
+		done <- err
+	}()
+	eventuallyIn(t, m, "/up", "\n")
+	_, err := m.Snapshot(t.Context(), filepath.Join(t.TempDir(), "s"), SnapshotOptions{})
+	if err == nil || !strings.Contains(err.Error(), "(sh) was started from outside") {
+		t.Errorf("error %v, want the command that runs", err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -231,6 +231,11 @@ func (t *Txn) inherit(r *criu.Restore) error {
 			return fmt.Errorf("open %s: %w", path, err)
 		}
 		r.Inherit[f.Key] = os.NewFile(uintptr(fd), path)
+		if f.Log != "" && f.Mode != 0 {
+			if err := unix.Fchmod(fd, f.Mode&0o777); err != nil {
+				return fmt.Errorf("chmod %s: %w", path, err)
+			}
+		}
 	}
 	return nil
 }

@@ -50,3 +50,6 @@ func writeAll(fd int, b []byte) error {
 	}
 	return nil
 }
+
+// ImageName is what the memory file is called that Executable makes.
+const ImageName = "msh-stage0"

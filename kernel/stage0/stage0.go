@@ -47,7 +47,7 @@ const BlobFD = 3
 func Image() []byte { return image }
 
 // memory is the sealed file every stage0 of this process is executed from.
-var memory = sync.OnceValues(func() (int, error) { return SealedFile("msh-stage0", image) })
+var memory = sync.OnceValues(func() (int, error) { return SealedFile(ImageName, image) })
 
 // Executable returns the descriptor of that file, which is good for the life of
 // this process: /proc/self/fd/N is the path to give execve(2).
