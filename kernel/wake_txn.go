@@ -231,10 +231,16 @@ func (t *Txn) inherit(r *criu.Restore) error {
 			return fmt.Errorf("open %s: %w", path, err)
 		}
 		r.Inherit[f.Key] = os.NewFile(uintptr(fd), path)
-		if f.Log != "" && f.Mode != 0 {
-			if err := unix.Fchmod(fd, f.Mode&0o777); err != nil {
-				return fmt.Errorf("chmod %s: %w", path, err)
-			}
+		if f.Log == "" {
+			continue
+		}
+		// criu compares the mode, and opens it once more as the machine's root.
+		err = unix.Fchmod(fd, f.Mode&0o777)
+		if root, ok := outward(t.wake.state.IDs, 0, 1); ok && err == nil {
+			err = unix.Fchown(fd, int(root), int(root))
+		}
+		if err != nil {
+			return fmt.Errorf("hand over %s: %w", path, err)
 		}
 	}
 	return nil
