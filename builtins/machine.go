@@ -126,6 +126,7 @@ func (s *Session) methodWords() []*interp.Word {
 		s.rforkWord("Machine.rfork"), s.resourcesWord("Machine.resources"),
 		runWord, spawnWord, shellWord,
 		readFileWord, writeFileWord, copyInWord, copyOutWord,
+		migrateWord,
 		freezeWord, thawWord, stopWord, killWord, destroyWord, setWord, statsWord,
 		waitWord, waitPortWord, waitRunWord, waitFileWord,
 		machineSnapshotWord, hibernateWord, cloneWord,

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"msh/kernel/cgroup"
+	"msh/kernel/handover"
 	"msh/kernel/ledger"
 	"msh/kernel/netx"
 	"msh/kernel/rawfile"
@@ -41,6 +42,7 @@ type Host struct {
 	Fault  Fault
 	book   *ledger.Book
 	space  *userSpace // of the user who runs msh; nil for root
+	apart  bool       // for tests: it is as another computer, on which paths lead elsewhere
 }
 
 // Fault makes a step fail, to prove that nothing is left behind. Steps count
@@ -105,6 +107,9 @@ func (h *Host) Sweep(ctx context.Context, dead bool) (removed []string, err erro
 		got, err := h.sweepLab(ctx, lab, dead)
 		removed = append(removed, got...)
 		errs = append(errs, err)
+	}
+	if dead {
+		errs = append(errs, h.moves().Sweep(func(at handover.Running) error { return h.clearMove(ctx, at) }), h.sweepLayers())
 	}
 	h.tidy()
 	return removed, errors.Join(errs...)

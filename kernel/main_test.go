@@ -26,6 +26,8 @@ func TestMain(m *testing.M) {
 	case os.Getenv(makerEnv) != "":
 		maker(os.Getenv(makerEnv))
 		return
+	case os.Getenv(streamEnv) != "":
+		pairStreamer(os.Getenv(streamEnv))
 	case os.Getuid() != 0:
 		os.Exit(m.Run())
 	case os.Getenv(insideEnv) != "":
@@ -35,12 +37,16 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(m.Run())
 	}
+	spaces := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWNET)
+	if os.Getenv("MSH_PEER") != "" {
+		spaces = unix.CLONE_NEWNS // the other host is reached over this one's network
+	}
 	runtime.LockOSThread() // whose end Pdeathsig means
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), insideEnv+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: spaces, Pdeathsig: unix.SIGKILL}
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)

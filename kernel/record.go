@@ -204,3 +204,39 @@ func (h *Host) Machines() ([]*Machine, error) {
 	}
 	return all, nil
 }
+
+// FindAll makes handles for the machines that a name means: one machine, as in Find,
+// or those of the lab that is called so, the inner ones last.
+func (h *Host) FindAll(name string) ([]*Machine, error) {
+	m, err := h.Find(name)
+	if err == nil {
+		return []*Machine{m}, nil
+	}
+	if CheckName("", "", name) != nil {
+		return nil, err
+	}
+	names, e := h.dirs(filepath.Join(h.State, name))
+	if e != nil || len(names) == 0 {
+		return nil, err
+	}
+	innerFirst(filepath.Join(h.State, name), names)
+	slices.Reverse(names)
+	var all []*Machine
+	for _, n := range names {
+		m, err := h.load(name, n)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			for _, m := range all {
+				m.close()
+			}
+			return nil, err
+		}
+		all = append(all, m)
+	}
+	if len(all) == 0 {
+		return nil, err
+	}
+	return all, nil
+}

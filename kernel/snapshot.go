@@ -14,6 +14,7 @@ import (
 
 	"msh/kernel/checkpoint"
 	"msh/kernel/criu"
+	"msh/kernel/handover"
 )
 
 // # Snapshots
@@ -49,6 +50,10 @@ type SnapshotOptions struct {
 	// Commit, if not nil, is called once the writer has been committed; with
 	// Hibernate the machines stand still yet, and its error lets them go on.
 	Commit func(context.Context) error
+	// Hold has the machines stand still by their control groups, so that they do so
+	// even when this process has ended. A Commit's handover.ErrStays leaves them so,
+	// off their networks.
+	Hold bool
 	// PreCopy, if not nil, is asked after each round of memory that is written
 	// ahead while the machines run, whether there shall be another, and before the
 	// first (round 0, with no figures). It needs a kernel that tells which pages
@@ -107,6 +112,25 @@ func Snapshot(ctx context.Context, w *checkpoint.Writer, machines []*Machine, o 
 		return nil, fmt.Errorf("%s %s: %w", s.verb(), s.names(), err)
 	}
 	return r, nil
+}
+
+// Preview looks through the machines, as Snapshot does first, and returns what it
+// would say of them.
+func Preview(ctx context.Context, machines []*Machine, o SnapshotOptions) (*checkpoint.Manifest, error) {
+	s := &snapshot{ctx: ctx, o: o}
+	for _, m := range machines {
+		s.all = append(s.all, &saving{snapshot: s, m: m, upper: -1, work: -1})
+	}
+	defer s.lock()()
+	defer func() {
+		for _, v := range s.all {
+			v.close()
+		}
+	}()
+	if err := s.preflight(); err != nil {
+		return nil, err
+	}
+	return s.manifest()
 }
 
 // snapshot is one under way.
@@ -207,7 +231,7 @@ func (s *snapshot) lock() (unlock func()) {
 // they are to hibernate ends them if write succeeded.
 func (s *snapshot) freeze(write func() error) error {
 	s.frozen = time.Now()
-	together := len(s.all) > 1 || s.o.FilesOnly
+	together := len(s.all) > 1 || s.o.FilesOnly || s.o.Hold
 	var errs []error
 	if together {
 		for _, v := range s.all {
@@ -219,12 +243,16 @@ func (s *snapshot) freeze(write func() error) error {
 			}
 		}
 	}
+	var err error
 	defer func() {
+		if errors.Is(err, handover.ErrStays) {
+			return
+		}
 		for _, v := range s.all {
 			v.goOn()
 		}
 	}()
-	if err := errors.Join(errs...); err != nil {
+	if err = errors.Join(errs...); err != nil {
 		return err
 	}
 	var wg sync.WaitGroup
@@ -242,7 +270,7 @@ func (s *snapshot) freeze(write func() error) error {
 	for _, v := range s.all {
 		<-v.reached
 	}
-	err := s.failed()
+	err = s.failed()
 	if err == nil {
 		err = write()
 	}

@@ -31,6 +31,10 @@ type WakeOptions struct {
 	Addresses [][]Address
 	Fresh     bool
 	TCP       criu.TCP // what becomes of connections
+	// Bases are the lower layers that are elsewhere here, by where they were.
+	Bases map[string]string
+	// Net, if not nil, changes what a network is to be that is made for the machines.
+	Net func(*VNetSpec) error
 	// Ready, if not nil, is called when all of it is made and nothing runs yet; its
 	// error leaves nothing.
 	Ready func(context.Context) error
@@ -106,6 +110,16 @@ func PlannedSnapshot(machines []*Machine) (*checkpoint.Manifest, error) {
 		s.all = append(s.all, &saving{snapshot: s, m: m})
 	}
 	return s.manifest()
+}
+
+// CanWake tells what is known of a snapshot's manifest alone to be in the way.
+func (l *Lab) CanWake(ctx context.Context, m *checkpoint.Manifest, o WakeOptions) error {
+	wk := &wake{ctx: ctx, lab: l, o: o, manifest: m}
+	defer wk.close()
+	if err := wk.read(); err != nil {
+		return err
+	}
+	return wk.check()
 }
 
 // wake is one under way.
@@ -184,6 +198,9 @@ func (wk *wake) check() error {
 	for _, w := range wk.all {
 		memory = memory || w.saved.Mode == checkpoint.MemoryAndFiles
 		for _, b := range w.saved.Needs.Bases {
+			if here, ok := wk.o.Bases[b.Path]; ok {
+				b.Path = here
+			}
 			if err := checkBase(b); err != nil {
 				return fmt.Errorf("machine %s: %w", w.saved.Name, err)
 			}
@@ -244,6 +261,13 @@ func (w *waking) change() error {
 	}
 	if (o.Fresh || o.Addresses != nil) && o.TCP != criu.TCPClose && w.saved.Mode == checkpoint.MemoryAndFiles && len(netifsOf(s)) > 0 {
 		return &ParamError{Kind: "wake", Param: "tcp", Got: `"established" under other addresses`, Want: "the addresses that its connections have", Mend: `tcp="close" closes them`}
+	}
+	for i, r := range s.Resources {
+		if r, ok := r.(*Root); ok && o.Bases[r.Source] != "" {
+			c := *r
+			c.Source = o.Bases[r.Source]
+			s.Resources[i] = &c
+		}
 	}
 	i := 0
 	for _, n := range netifsOf(s) {
@@ -440,6 +464,11 @@ func (wk *wake) eachMissingNet(f func(*VNetSpec) error) error {
 			}
 			s := *specs[i]
 			s.Keep, s.Pos = wk.o.Keep, wk.o.Pos
+			if wk.o.Net != nil {
+				if err := wk.o.Net(&s); err != nil {
+					return err
+				}
+			}
 			if err := f(&s); err != nil {
 				return err
 			}

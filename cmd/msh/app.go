@@ -45,12 +45,14 @@ func commands() []command {
 		{"stats", (*app).statsCommand},
 		{"hibernate", (*app).hibernateCommand},
 		{"wake", (*app).wakeCommand},
+		{"migrate", (*app).migrateCommand},
 		{"resources", (*app).resourcesCommand},
 		{"doctor", (*app).doctorCommand},
 		{"gc", (*app).gcCommand},
 		{"doc", (*app).docCommand},
 		{"version", (*app).versionCommand},
 		{"supervise", (*app).superviseCommand},
+		{"receive", (*app).receiveCommand},
 	}
 }
 

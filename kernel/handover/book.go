@@ -63,10 +63,14 @@ func (b *Book) Begin(token string) (*Entry, error) {
 	if err := checkToken(token); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(b.Dir, 0o700); err != nil {
-		return nil, err
+	var lock *os.File
+	err := fs.ErrNotExist
+	for errors.Is(err, fs.ErrNotExist) { // another's end removes the directory
+		if err := os.MkdirAll(b.Dir, 0o700); err != nil {
+			return nil, err
+		}
+		lock, err = os.OpenFile(b.path(token)+".lock", os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	}
-	lock, err := os.OpenFile(b.path(token)+".lock", os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("token %s: it was used before: %w", token, err)
 	}
@@ -121,6 +125,7 @@ func (e *Entry) End() {
 		os.Remove(e.lock.Name())
 	}
 	e.lock.Close()
+	os.Remove(e.book.Dir) // if it is empty
 }
 
 // decide makes the decision if none was made; ours tells whether it is this one.
@@ -251,6 +256,7 @@ func (b *Book) Forget(token string) error {
 		return err
 	}
 	err := os.Remove(b.path(token))
+	os.Remove(b.Dir) // if it is empty
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -288,6 +294,7 @@ func (b *Book) Sweep(clear func(Running) error) error {
 			}
 		}
 	}
+	os.Remove(b.Dir) // if it is empty
 	return errors.Join(errs...)
 }
 
