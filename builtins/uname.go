@@ -12,34 +12,29 @@ import (
 
 var unameWord = &interp.Word{
 	Name: "uname",
-	Doc:  "Gives a machine another answer from uname(2). A UTS namespace holds the nodename and the domainname; the other fields are refused until msh can answer for the kernel.",
+	Doc: `Gives a machine another answer from uname(2). A UTS namespace of its own holds nodename and domainname. For the other fields msh answers in the kernel's place: while the script runs it does so itself, for a machine that is kept a small process of the machine's own. Should that end before the machine does, uname fails in the machine with ENOSYS; nothing hangs, and whoever comes in after that has another. /proc/version and the files of /proc/sys/kernel tell the same as uname.`,
 	Params: []interp.Param{
-		{Name: "nodename", Type: "string", Default: "None", Doc: "the host name, at most 64 bytes"},
-		{Name: "domainname", Type: "string", Default: "None", Doc: "the NIS domain name, at most 64 bytes"},
-		{Name: "sysname", Type: "string", Default: "None", Doc: "not supported yet"},
-		{Name: "release", Type: "string", Default: "None", Doc: "not supported yet"},
-		{Name: "version", Type: "string", Default: "None", Doc: "not supported yet"},
-		{Name: "machine", Type: "string", Default: "None", Doc: "not supported yet"},
+		{Name: "nodename", Type: "string", Default: "None", Doc: "the host name, at most 64 bytes, as every field"},
+		{Name: "domainname", Type: "string", Default: "None", Doc: "the NIS domain name"},
+		{Name: "sysname", Type: "string", Default: "None", Doc: "the kernel's name; what is left out is the real one's"},
+		{Name: "release", Type: "string", Default: "None", Doc: `the kernel's release, as "5.10.0-28-amd64"`},
+		{Name: "version", Type: "string", Default: "None", Doc: `its version, as "#1 SMP Debian 5.10.209-2"`},
+		{Name: "machine", Type: "string", Default: "None", Doc: `the hardware's name, as "x86_64"`},
 	},
 	Returns: "a resource of kind uname, mode new",
-	Errors:  "a name that is too long or has spaces; a field that is not supported yet",
-	Example: `m = machine_rfork(resources=[uname(nodename="router1")])
-print(m.run(["uname", "-n"]).stdout.strip())`,
-	Output: "router1\n",
+	Errors:  "a field that is too long, or has spaces (which only version may); nothing given; set() of a field that msh would answer for in a machine that was made without any",
+	Example: `m = machine_rfork(resources=[uname(nodename="router1", sysname="Plan9", release="4.0")])
+print(m.run(["uname", "-snr"]).stdout.strip())
+print(m.run(["cat", "/proc/sys/kernel/osrelease"]).stdout.strip())`,
+	Output: "Plan9 router1 4.0\n4.0\n",
 	Needs:  "root",
 	Fn: func(c *interp.Call) (starlark.Value, error) {
-		var nodename, domainname Text
-		var others [4]Text
-		if err := c.Unpack(&nodename, &domainname, &others[0], &others[1], &others[2], &others[3]); err != nil {
+		var nodename, domainname, sysname, release, version, machine Text
+		if err := c.Unpack(&nodename, &domainname, &sysname, &release, &version, &machine); err != nil {
 			return nil, err
 		}
-		for i, name := range []string{"sysname", "release", "version", "machine"} {
-			if others[i] != "" {
-				return nil, interp.WithHint(fmt.Errorf("uname: %s: got %q: this msh changes nodename and domainname only: %w", name, others[i], kernel.ErrNotSupported),
-					"a UTS namespace has no "+name+"; leave it out")
-			}
-		}
-		return newResource(c, &kernel.Uname{Nodename: string(nodename), Domainname: string(domainname)})
+		return newResource(c, &kernel.Uname{Nodename: string(nodename), Domainname: string(domainname),
+			Sysname: string(sysname), Release: string(release), Version: string(version), Machine: string(machine)})
 	},
 }
 

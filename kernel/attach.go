@@ -27,7 +27,7 @@ func (m *Machine) Attach(ctx context.Context, c *Command, stdio [3]int, signals 
 			null = append(null, i)
 		}
 	}
-	if _, err := m.command(ctx, s, c, null...); err != nil {
+	if _, err := m.command(ctx, b, s, c, null...); err != nil {
 		return 0, err
 	}
 	streams, err := newStreams(m, stdio, null)

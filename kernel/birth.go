@@ -23,6 +23,7 @@ type birth struct {
 	ids     *IDs
 	oneID   bool     // setgroups(2) is closed: see Under.OneID
 	cgroup  int      // descriptor of a v2 group to be born in, -1 for none
+	line    int      // to who answers uname for the machine, of Machine.entry's; -1 for none
 	pidns   int      // pidfd of a machine in whose PID namespace to be born, -1 for msh's own
 	fault   int      // the step that is to fail
 	in      *Machine // whose group it is born in, nil for none
@@ -198,6 +199,8 @@ func (e *stepError) Hint() string {
 		return "the caller's root is an initramfs, out of which pivot_root(2) does not lead: switch_root to a real one first"
 	case nr == unix.SYS_MOUNT && e.errno == unix.EINVAL:
 		return "the kernel says more in dmesg; for an overlay: the lower directory is itself an overlay's upper, or on a file system that cannot be a layer"
+	case (nr == unix.SYS_MOUNT || nr == unix.SYS_FSMOUNT) && e.errno == unix.EPERM:
+		return "the kernel gives a machine with ids of its own no /proc or /sys that shows more than its parent's (mount_too_revealing): in a machine at security level 2, or with another uname, leave out uidspace() or pidspace()"
 	case nr == unix.SYS_MOUNT && e.errno == unix.ENODEV:
 		return "the kernel has no such file system (see /proc/filesystems)"
 	case nr == unix.SYS_OPENAT2 && e.errno == unix.ELOOP:

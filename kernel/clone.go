@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -79,6 +80,10 @@ func (t *Txn) open(b *birth) error {
 		if p.Under.Space&unix.CLONE_NEWPID != 0 {
 			b.pidns = b.files[parentFD]
 		}
+	}
+	if p.Uname != nil {
+		b.files[unameFD] = t.uname
+		maps.Copy(b.files, t.shown)
 	}
 	if p.knowsNames() {
 		if b.files[hostsFD], err = t.own(t.lab.hostsMount(namesNets(p.Nets))); err != nil {

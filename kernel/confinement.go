@@ -228,9 +228,14 @@ func (s *Steps) shed(c *Confinement, root bool, space uintptr) error {
 		return err
 	}
 	for _, f := range filters {
-		s.Call(f.words, 0, unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, f.flags, stage0.Words{len(f.code) / seccomp.InstructionSize, f.code})
+		s.Call(f.words, 0, unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, f.flags, program(f.code))
 	}
 	return nil
+}
+
+// program is a struct sock_fprog.
+func program(code []byte) stage0.Words {
+	return stage0.Words{len(code) / seccomp.InstructionSize, code}
 }
 
 // confinement is how what runs in the machine is confined.

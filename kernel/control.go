@@ -263,14 +263,7 @@ func merge(had, n Resource) Resource {
 		}
 		return &c
 	case *Uname:
-		c := *had.(*Uname)
-		if n.Nodename != "" {
-			c.Nodename = n.Nodename
-		}
-		if n.Domainname != "" {
-			c.Domainname = n.Domainname
-		}
-		return &c
+		return had.(*Uname).over(n)
 	case *Routes:
 		c := *n
 		c.Table, c.Number = had.(*Routes).Table, had.(*Routes).Number // the table stays

@@ -90,6 +90,7 @@ func (m *Machine) Destroy(ctx context.Context) error {
 	m.mu.Lock()
 	m.state = "destroyed"
 	m.mu.Unlock()
+	m.answers.close()
 	m.close()
 	if m.lab != nil {
 		m.lab.unplug(m)

@@ -197,6 +197,7 @@ func (h *Host) trials() []trial {
 		{"netaddr, routes", "socket programs of a control group", false, []Resource{&Netaddr{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}}},
 		{"security", "security(level=2): capabilities, system call filters, masked paths", false, []Resource{&Space{"pidspace"}, &Security{Level: 2}}},
 		{"landlock", "security(level=3), landlock=…", false, []Resource{&Space{"pidspace"}, &Space{"netspace"}, &Security{Level: 3}}},
+		{"uname", "uname(release=…): seccomp notification", false, []Resource{&Space{"pidspace"}, &Uname{Release: "1"}}},
 		{"memory reserve", "memory(reserve=…)", false, []Resource{&Memory{Reserve: &size}}},
 	}
 	if h.Cgroup.Unified {

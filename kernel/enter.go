@@ -47,7 +47,11 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 		return nil, nil, nil, err
 	}
 	var fds []int
+	b := &birth{files: map[stage0.FD]int{}, cgroup: -1, pidns: -1, line: -1, fault: m.host.Fault.Child, in: m}
 	closeAll := func() {
+		if b.line >= 0 {
+			unix.Close(b.line)
+		}
 		for _, fd := range fds {
 			unix.Close(fd)
 		}
@@ -63,7 +67,7 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 	m.mu.Unlock()
 	s := &Steps{Program: stage0.New(), Plan: &Plan{Spec: m.Spec(), Under: self, Group: m.group, Confined: self.Confined}}
 	s.leaveKeyring()
-	b := &birth{program: s.Program, files: map[stage0.FD]int{}, cgroup: -1, pidns: -1, fault: m.host.Fault.Child, in: m}
+	b.program = s.Program
 	if m.group == nil {
 		s.Plan.Group = &cgroup.Group{}
 		return b, s, closeAll, nil
@@ -102,7 +106,7 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 
 // command appends the steps that become the command, and tells which of the
 // machine's users it becomes. The streams named in null are to be /dev/null.
-func (m *Machine) command(ctx context.Context, s *Steps, c *Command, null ...int) (uid int, err error) {
+func (m *Machine) command(ctx context.Context, b *birth, s *Steps, c *Command, null ...int) (uid int, err error) {
 	env := c.Env
 	cwd := "/"
 	if c.Cwd != "" {
@@ -113,6 +117,15 @@ func (m *Machine) command(ctx context.Context, s *Steps, c *Command, null ...int
 		return 0, err
 	}
 	s.null(null...)
+	if s.Plan.Under.Uname != nil {
+		if b.line, err = m.unameLine(ctx); err != nil {
+			return 0, err
+		}
+		b.files[unameFD] = b.line
+		if err := s.askUname(); err != nil {
+			return 0, err
+		}
+	}
 	s.fenced()
 	s.Call("become a session leader", stage0.MayFail, unix.SYS_SETSID)
 	s.clean()
@@ -245,7 +258,7 @@ func (m *Machine) Run(ctx context.Context, c *Command, stdin []byte, timeout tim
 	if len(stdin) == 0 {
 		null = []int{0}
 	}
-	uid, err := m.command(ctx, s, c, null...)
+	uid, err := m.command(ctx, b, s, c, null...)
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ func everything(t *testing.T, h *Host) []Resource {
 		&Mount{Source: base, Target: "/here/it/is", Type: "bind", Options: []string{"ro", "idmap"}},
 		&Mount{Source: "/etc/passwd", Target: "/etc/some/file", Type: "bind"},
 		&Mount{Target: "/scratch", Type: "tmpfs", Options: []string{"size=64k"}},
-		&Uname{Nodename: "box", Domainname: "test"}, &Sysctl{"net.ipv4.ip_forward", "1"}, &Rlimit{Name: "nofile", Soft: 64, Hard: 64},
+		&Uname{Nodename: "box", Domainname: "test", Release: "1.0"}, &Sysctl{"net.ipv4.ip_forward", "1"}, &Rlimit{Name: "nofile", Soft: 64, Hard: 64},
 		&Security{Level: 2, Landlock: map[string]string{"/": "rwx"}},
 	}
 	if online := read(t, "/sys/devices/system/cpu/online"); online != "0" {

@@ -251,5 +251,6 @@ func (m *Machine) learn() error {
 // parent's.
 func (s *Spec) ownsTable() bool {
 	sec, _ := s.find("security").(*Security)
-	return s.Has("mountspace") || s.Has("pidspace") || s.Has("root") || s.Has("mount") || sec != nil && sec.Level >= levelMasks
+	names, _ := s.find("uname").(*Uname)
+	return s.Has("mountspace") || s.Has("pidspace") || s.Has("root") || s.Has("mount") || names.answers() || sec != nil && sec.Level >= levelMasks
 }

@@ -31,7 +31,8 @@ type Machine struct {
 	// takeInit takes it upon the caller to reap an init that is about to end; nil
 	// where it is not this process's child.
 	takeInit func() (reapInit func())
-	exit     status // of its init, once that is reaped
+	answers  *answerer // of uname, where it is this process that does; nil for none
+	exit     status    // of its init, once that is reaped
 
 	setting  sync.Mutex   // one Set at a time
 	starting sync.RWMutex // see hold
@@ -58,7 +59,7 @@ func newMachine(l *Lab, parent *Machine, p *Plan) *Machine {
 	if p.Clocks != nil {
 		self.Clock = *p.Clocks
 	}
-	self.Confined = p.Confined
+	self.Confined, self.Uname = p.Confined, p.Uname
 	self.Limit = slices.Clone(self.Limit)
 	for _, r := range p.Spec.Resources {
 		if r, ok := r.(*Rlimit); ok {

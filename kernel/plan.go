@@ -30,6 +30,7 @@ type Under struct {
 	Confined *Confinement   `json:",omitempty"` // how what runs in it is
 	User     bool           `json:",omitempty"` // whether msh is root only in the space of a user
 	OneID    bool           `json:",omitempty"` // and that has no id but the user's own
+	Uname    *Uname         `json:",omitempty"` // what msh answers to its uname calls; nil where the kernel does
 }
 
 // Plan is, to the letter, what the kernel will be asked for a machine. It is
@@ -53,6 +54,7 @@ type Plan struct {
 	IPv6   bool           // whether a network of its own does IPv6
 
 	Confined *Confinement // how what runs in it is; its parent's, where it names nothing
+	Uname    *Uname       // what msh answers to its uname calls; likewise
 
 	Steps *Steps // what the child, and before it the intermediate, performs
 }
@@ -70,7 +72,7 @@ func NewPlan(spec *Spec, under Under, host *cgroup.Host, state string) (*Plan, e
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
-	p := &Plan{Spec: spec, Under: under, Confined: under.Confined, IPv6: spec.Has("netspace")}
+	p := &Plan{Spec: spec, Under: under, Confined: under.Confined, Uname: under.Uname, IPv6: spec.Has("netspace")}
 	parents := false
 	err := p.each(func(r Resource) error {
 		if c, ok := r.(*Children); ok && c.Max > 0 {

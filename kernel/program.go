@@ -80,6 +80,14 @@ func (p *Plan) write(state string) error {
 	if p.knowsNames() {
 		s.mountHosts()
 	}
+	if p.showsUname() {
+		s.showUname()
+	}
+	if p.Uname != nil {
+		if err := s.askUname(); err != nil {
+			return err
+		}
+	}
 	s.Call("become a session leader", stage0.MayFail, unix.SYS_SETSID)
 	if p.Spec.Init != nil {
 		s.null(0)

@@ -252,7 +252,10 @@ func listMount(*View) ([]Available, error) {
 func listUname(v *View) ([]Available, error) {
 	list := v.probe("uname", unix.CLONE_NEWUTS)
 	if list[0].Available {
-		list[0].Detail = "nodename and domainname"
+		list[0].Detail = "every field; sysname, release, version and machine are answered by msh (seccomp notification)"
+		if err := haveSeccomp(); err != nil {
+			list[0].Detail = "nodename and domainname; for the others: " + err.Error()
+		}
 	}
 	return list, nil
 }

@@ -74,7 +74,7 @@ func (m *Machine) Shell(ctx context.Context, c *Command, t *Terminal) (int, erro
 	// The session first: only its leader gets a controlling terminal.
 	s.Call("become a session leader", 0, unix.SYS_SETSID)
 	s.Call("take the terminal", 0, unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
-	if _, err := m.command(ctx, s, c); err != nil {
+	if _, err := m.command(ctx, b, s, c); err != nil {
 		return 0, err
 	}
 	b.stdio = [3]int{t.slave, t.slave, t.slave}

@@ -137,7 +137,7 @@ func (p *Process) start(ctx context.Context) error {
 	if shepherded {
 		wait = s.shepherd()
 	}
-	if _, err := p.m.command(ctx, s, p.c, 0); err != nil {
+	if _, err := p.m.command(ctx, b, s, p.c, 0); err != nil {
 		return err
 	}
 	null, err := openNull(p.m.self.Root)

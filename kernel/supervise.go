@@ -35,6 +35,8 @@ type order struct {
 	Log     string
 	Restart Restart
 	Status  string // the file to write
+
+	Uname *Uname // instead of all that: what to answer to uname(2)
 }
 
 // report is what a supervisor writes.
@@ -62,7 +64,7 @@ func (m *Machine) spawnSupervised(ctx context.Context, c *Command, log string, r
 		base = strings.TrimSuffix(f.Name(), ".log")
 	}
 	s := &supervised{base + ".json", base + ".stop"}
-	raw, err := json.Marshal(order{c, log, restart, s.status})
+	raw, err := json.Marshal(order{Command: c, Log: log, Restart: restart, Status: s.status})
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +116,9 @@ func (h *Host) supervise(ctx context.Context, name string, in io.Reader, out io.
 	var o order
 	if err := json.NewDecoder(in).Decode(&o); err != nil {
 		return err
+	}
+	if o.Uname != nil {
+		return h.answerForEver(name, o.Uname, out)
 	}
 	m, err := h.Find(name)
 	if err != nil {

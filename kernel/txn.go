@@ -34,6 +34,10 @@ type Txn struct {
 
 	fds   []int             // to be closed at the end
 	trees map[stage0.FD]int // those opened by msh itself
+
+	answers *answerer         // of uname
+	uname   int               // a line to who answers
+	shown   map[stage0.FD]int // what /proc is to tell of it, as mounts
 }
 
 // Child is a process between clone and exec, parked in its new namespaces.
@@ -65,6 +69,7 @@ func (t *Txn) run() (*Machine, error) {
 	if err == nil {
 		return m, nil
 	}
+	defer t.answers.close()
 	if t.ledger != nil {
 		t.ledger.Close()
 		if e := t.host.undoMachine(t.ctx, t.dir); e != nil {
@@ -87,6 +92,9 @@ func (t *Txn) forward() (*Machine, error) {
 		return nil, err
 	}
 	if err := t.prepare(); err != nil {
+		return nil, err
+	}
+	if err := t.answerUname(); err != nil {
 		return nil, err
 	}
 	if err := t.makeGroup(); err != nil {
@@ -226,7 +234,7 @@ func (t *Txn) bringUp(c *Child) (*Machine, error) {
 	}
 	// What is to be written down of the machine is laid out while the child is busy.
 	m := newMachine(t.lab, t.parent, p)
-	m.pid, m.pidfd, m.start, m.ledger = c.pid, c.pidfd, startTime(c.pid), t.ledger
+	m.pid, m.pidfd, m.start, m.ledger, m.answers = c.pid, c.pidfd, startTime(c.pid), t.ledger, t.answers
 	record, err := m.recordEntry()
 	if err != nil {
 		return nil, err

@@ -67,12 +67,17 @@ func compile(p *Profile, abis []*abi) ([]byte, error) {
 	if len(whole) > maxInstructions {
 		return nil, fmt.Errorf("a filter of %d instructions: the kernel takes %d", len(whole), maxInstructions)
 	}
-	raw, err := bpf.Assemble(whole)
+	return raw(whole)
+}
+
+// raw lays instructions out as struct sock_filter.
+func raw(c code) ([]byte, error) {
+	all, err := bpf.Assemble(c)
 	if err != nil {
 		return nil, err
 	}
-	b := make([]byte, 0, InstructionSize*len(raw))
-	for _, r := range raw {
+	b := make([]byte, 0, InstructionSize*len(all))
+	for _, r := range all {
 		b = binary.NativeEndian.AppendUint16(b, r.Op)
 		b = append(b, r.Jt, r.Jf)
 		b = binary.NativeEndian.AppendUint32(b, r.K)
@@ -230,4 +235,23 @@ func condition(arg specs.LinuxSeccompArg, yes code) code {
 		}
 	}
 	return append(test, yes...)
+}
+
+// Asking is a filter that lets all calls through, but has those of the names wait for
+// who holds its listener (SECCOMP_RET_USER_NOTIF). With x32 it is so for that ABI too.
+func Asking(withX32 bool, names ...string) ([]byte, error) {
+	ask := action{ret: unix.SECCOMP_RET_USER_NOTIF, strictly: 2}
+	rules := map[string][]alternative{}
+	for _, name := range names {
+		rules[name] = []alternative{{action: ask}}
+	}
+	p := Refusing()
+	if !withX32 {
+		p.Architectures = slices.DeleteFunc(p.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
+	}
+	whole, err := assemble(p, native(), rules, action{ret: unix.SECCOMP_RET_ALLOW})
+	if err != nil {
+		return nil, err
+	}
+	return raw(whole)
 }
