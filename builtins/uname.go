@@ -12,7 +12,7 @@ import (
 
 var unameWord = &interp.Word{
 	Name: "uname",
-	Doc: `Gives a machine another answer from uname(2). A UTS namespace of its own holds nodename and domainname. For the other fields msh answers in the kernel's place: while the script runs it does so itself, for a machine that is kept a small process of the machine's own. Should that end before the machine does, uname fails in the machine with ENOSYS; nothing hangs, and whoever comes in after that has another. /proc/version and the files of /proc/sys/kernel tell the same as uname.`,
+	Doc:  `Gives a machine another answer from uname(2). A UTS namespace of its own holds nodename and domainname. For the other fields msh answers in the kernel's place: while the script runs it does so itself, for a machine that is kept a small process of the machine's own. Should that end before the machine does, uname fails in the machine with ENOSYS; nothing hangs, and whoever comes in after that has another. /proc/version and the files of /proc/sys/kernel tell the same as uname.`,
 	Params: []interp.Param{
 		{Name: "nodename", Type: "string", Default: "None", Doc: "the host name, at most 64 bytes, as every field"},
 		{Name: "domainname", Type: "string", Default: "None", Doc: "the NIS domain name"},
