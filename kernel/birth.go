@@ -147,7 +147,9 @@ func explainClone(err error, flags uintptr) error {
 	case errors.Is(err, unix.ENOSPC):
 		return withHint(fmt.Errorf("%s: %w", text, err), "the limit on namespaces is reached: see /proc/sys/user/max_*_namespaces")
 	case errors.Is(err, unix.EPERM):
-		return withHint(fmt.Errorf("%s: %w", text, err), "msh makes namespaces and control groups: run it as root")
+		return withHint(fmt.Errorf("%s: %w", text, err), explainPermission())
+	case errors.Is(err, unix.EACCES) && InSpace():
+		return withHint(fmt.Errorf("%s into its control group: %w", text, err), "the group is delegated elsewhere than where this msh runs: start this one in the same way, systemd-run --user --scope -p Delegate=yes msh …")
 	case errors.Is(err, unix.EAGAIN):
 		return withHint(fmt.Errorf("%s: %w", text, err), "a limit on processes is reached: pids(max) of a parent, or ulimit -u")
 	case errors.Is(err, unix.EINVAL):

@@ -22,7 +22,11 @@ func (m *Machine) Freeze(ctx context.Context) error {
 	}
 	m.starting.Lock()
 	defer m.starting.Unlock()
-	return m.group.Freeze(ctx)
+	err := m.group.Freeze(ctx)
+	if errors.Is(err, cgroup.ErrMissing) {
+		return withHint(fmt.Errorf("freeze %s: %w", m.Name(), err), delegate)
+	}
+	return err
 }
 
 // Thaw lets them go on.

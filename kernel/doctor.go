@@ -40,7 +40,8 @@ func (h *Host) Doctor(ctx context.Context) []Finding {
 	if os.Geteuid() != 0 {
 		return append(all, Finding{Name: "machines", Detail: "not tried: only root can make them", Mend: "sudo msh doctor"})
 	}
-	if !h.Cgroup.Unified {
+	all = append(all, h.space.findings(h)...)
+	if !h.Cgroup.Unified && !h.Cgroup.User {
 		all = append(all, Finding{Name: "memory high", Detail: "memory(high=…) is cgroup v2's", Mend: "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 alone on " + cgroup.Root})
 	}
 	for _, t := range h.trials() {
@@ -91,6 +92,9 @@ func checkKernel() Finding {
 }
 
 func checkRoot() Finding {
+	if u, _ := theSpace(); u != nil {
+		return Finding{Name: "space", OK: true, Vital: true, Detail: fmt.Sprintf("user %d, who is root in a space of its own", u.UIDs[0].Outside)}
+	}
 	f := Finding{Name: "root", Vital: true, OK: os.Geteuid() == 0, Detail: fmt.Sprintf("user %d", os.Geteuid())}
 	if !f.OK {
 		f.Mend = "run msh as root"
@@ -115,6 +119,9 @@ func checkCapability() Finding {
 }
 
 func (h *Host) checkCgroup() Finding {
+	if h.Cgroup.User && h.Cgroup.Base == "" {
+		return Finding{Name: "cgroup", Detail: "none is delegated to this user (" + h.Cgroup.Lack + "): machines have no limits, and cannot be frozen", Mend: delegate}
+	}
 	f := Finding{Name: "cgroup", OK: true, Vital: true, Detail: h.Cgroup.Mode() + ", controllers " + strings.Join(h.Cgroup.Controllers, " ")}
 	if h.Cgroup.V2 == cgroup.Private {
 		f.Detail += "; cgroup2 by a mount of msh's own"
@@ -136,6 +143,9 @@ func (h *Host) checkController(name string) Finding {
 	}
 	if f.OK = slices.Contains(h.Cgroup.Controllers, look); !f.OK {
 		f.Detail, f.Mend = "no controller: "+f.Detail+" cannot be had", "see cgroup_disable= in /proc/cmdline and the kernel's configuration"
+		if h.Cgroup.User {
+			f.Mend = delegate
+		}
 	}
 	return f
 }

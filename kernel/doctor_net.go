@@ -16,7 +16,7 @@ func checkNetworks() []Finding {
 		probed("link rate", "rate, burst, limit", errors.Join(shaping.TBF, shaping.IFB)),
 		probed("link loss", "loss", either(shaping.Netem, shaping.BPF)),
 		probed("netem", "delay, jitter, duplicate, reorder, corrupt", shaping.Netem),
-		probed("cable between machines", "link(a, b)", shaping.BPF),
+		probed("cable between machines", "link(a, b)", cables(shaping)),
 		probed("nat", "vnet(nat=True)", netx.ProbeNAT()),
 		probed("partition", "VNet.partition", netx.ProbePartition()),
 	}
@@ -102,4 +102,13 @@ func tryVXLAN() error {
 	}
 	defer sw.Close()
 	return sw.AddVXLAN(netx.VXLAN{ID: 1, Port: 4789, Peers: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, MTU: 1500, Index: firstPort}, under)
+}
+
+// cables tells what a cable between machines needs: a BPF program, or for an ordinary
+// user, who may load none, what an ifb needs too.
+func cables(s netx.Shaping) error {
+	if InSpace() {
+		return s.IFB
+	}
+	return s.BPF
 }

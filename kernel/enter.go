@@ -116,6 +116,9 @@ func (m *Machine) command(ctx context.Context, b *birth, s *Steps, c *Command, n
 	if err != nil {
 		return 0, err
 	}
+	if m.self.OneID && (u.uid != 0 || u.gid != 0) {
+		return 0, &ParamError{Kind: "run", Param: "user", Got: fmt.Sprintf("%q", c.User), Want: "root: an ordinary user without subordinate ids has no other id to give", Mend: "install uidmap, and " + subMend}
+	}
 	s.null(null...)
 	if s.Plan.Under.Uname != nil {
 		if b.line, err = m.unameLine(ctx); err != nil {

@@ -256,8 +256,26 @@ func (m *Machine) shelter(controllers []string) error {
 // checkLimits says clearly which controller is missing, and the mend.
 func (h *Host) checkLimits(l cgroup.Limits) error {
 	err := h.Cgroup.Check(l)
+	var lack *cgroup.NotDelegated
+	if errors.As(err, &lack) {
+		return unsupported(delegate, "%s: %v", kindOfController(lack.Controller), err)
+	}
 	if errors.Is(err, cgroup.ErrMissing) {
 		return unsupported("`msh doctor` tells which controllers this host has", "%v", err)
 	}
 	return err
+}
+
+// delegate is how a user comes by a control group with controllers.
+const delegate = "systemd-run --user --scope -p Delegate=yes msh … has systemd give this user a control group (cgroup v2); without limits msh needs none"
+
+// kindOfController is the kind of resource whose limits a controller keeps.
+func kindOfController(name string) string {
+	switch name {
+	case "blkio":
+		return "io"
+	case "cpuset":
+		return "cpu: set"
+	}
+	return name
 }

@@ -69,6 +69,9 @@ func (n *Netaddr) Plan(p *Plan) error {
 
 // Prepare looks whether the addresses are there to be had.
 func (n *Netaddr) Prepare(t *Txn) error {
+	if err := t.host.needsRoot("netaddr", "the kernel takes socket programs (BPF) from root alone", `give the machine an interface of its own, on a vnet with nat=True, or run msh as root`); err != nil {
+		return err
+	}
 	if err := t.parent.mayHave(n.Addresses); err != nil {
 		return err
 	}

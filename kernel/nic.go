@@ -200,6 +200,11 @@ func (n *Netif) Prepare(t *Txn) error {
 	if n.Device == "" {
 		return nil
 	}
+	if t.parent.inHostNetwork() {
+		if err := t.host.needsRoot("netif("+n.Device+")", "the host's interfaces are its root's", "a vnet with nat=True reaches what the host reaches; or run msh as root"); err != nil {
+			return err
+		}
+	}
 	g, err := t.parent.giver()
 	if err != nil {
 		return err
@@ -280,6 +285,9 @@ func (n *Netif) dress(ns *netx.NS, index int) error {
 // makeUplink makes an interface of the parent's a port of the switch. The parent
 // loses it, and gets it back as it was.
 func (v *VNet) makeUplink(s *stepper, w *wiring) error {
+	if v.overHost() {
+		return v.lab.host.needsRoot("vnet: uplink", "the host's interfaces are its root's", "nat=True, or run msh as root")
+	}
 	g, err := v.parent.giver()
 	if err != nil {
 		return err

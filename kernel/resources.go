@@ -70,6 +70,10 @@ func (v *View) limited(controller, v2 string, list ...Available) []Available {
 	if !slices.Contains(v.host.Cgroup.Controllers, name) {
 		for i := range list {
 			list[i].Available = false
+			if v.host.Cgroup.User {
+				list[i].Detail = fmt.Sprintf("no control group with the %s controller is delegated to this user (%s): %s", name, v.host.Cgroup.Lack, delegate)
+				continue
+			}
 			list[i].Detail = fmt.Sprintf("no %s controller in cgroup %s: the kernel, or its cgroup_disable=, lacks it", name, v.host.Cgroup.Mode())
 		}
 	}
@@ -201,7 +205,7 @@ func (v *View) probe(name string, flag uintptr) []Available {
 		a.Detail = "unshare: " + err.Error()
 		switch {
 		case os.IsPermission(err):
-			a.Detail += ": run msh as root"
+			a.Detail += ": " + explainPermission()
 		default:
 			a.Detail += ": the kernel lacks it (CONFIG_*_NS), or /proc/sys/user/max_*_namespaces is used up"
 		}

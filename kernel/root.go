@@ -150,6 +150,10 @@ func (r *Root) Enter(s *Steps) error {
 	if r.Layers == nil || r.Write != "overlay" {
 		tree = p.tree(rootTree)
 	}
+	if r.Write == "none" && r.Layers != nil {
+		// With the mounts in it, and before msh's own are.
+		s.setAttr("make the root read-only", tree, unix.MOUNT_ATTR_RDONLY, true)
+	}
 	if r.Write == "overlay" {
 		r.overlay(s, tree)
 	} else {
@@ -177,8 +181,8 @@ func (r *Root) Enter(s *Steps) error {
 		// Device nodes in the tree are nobody's to open.
 		s.Call("no devices in the root", 0, unix.SYS_MOUNT_SETATTR, stage0.AtCwd, "/", 0, mountAttr(unix.MOUNT_ATTR_NODEV, 0, 0), mountAttrSize)
 	}
-	if r.Write == "none" {
-		s.setAttr("make the root read-only", tree, unix.MOUNT_ATTR_RDONLY, r.Layers != nil)
+	if r.Write == "none" && r.Layers == nil {
+		s.setAttr("make the root read-only", tree, unix.MOUNT_ATTR_RDONLY, false)
 	}
 	return nil
 }

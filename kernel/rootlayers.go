@@ -78,11 +78,12 @@ func (h *Host) layersOf(parent *Machine, source string) (*rootLayers, error) {
 	if abs, err = filepath.EvalSymlinks(abs); err != nil {
 		return nil, nil // who opens it says so
 	}
-	return hostLayers(abs)
+	return hostLayers(abs, h.State)
 }
 
 // hostLayers are looked at once for each directory: a lab has many machines.
-func hostLayers(dir string) (*rootLayers, error) {
+// The pins of networks are mounts in the state directory, and come later.
+func hostLayers(dir, state string) (*rootLayers, error) {
 	layersMu.Lock()
 	defer layersMu.Unlock()
 	if l, ok := layersSeen[dir]; ok {
@@ -92,6 +93,7 @@ func hostLayers(dir string) (*rootLayers, error) {
 	if err != nil {
 		return nil, err
 	}
+	mounts = append(mounts, state)
 	var l *rootLayers
 	if mountBelow(mounts, dir) {
 		l = &rootLayers{}
@@ -237,7 +239,11 @@ func (r *Root) layers(s *Steps) {
 		}
 		mkdir("root/"+l.Dir, 0o755)
 		options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,userxattr", filepath.Join(top, l.Dir), upper, work)
-		s.Call("mount overlay on "+l.Dir, 0, unix.SYS_MOUNT, "msh", "root/"+l.Dir, "overlay", 0, options)
+		flags := stage0.Flags(0)
+		if strings.Contains(l.Dir, "/") {
+			flags = stage0.MayFail // it may have been removed since
+		}
+		s.Call("mount overlay on "+l.Dir, flags, unix.SYS_MOUNT, "msh", "root/"+l.Dir, "overlay", 0, options)
 	}
 	for _, f := range r.Layers.Files {
 		fd := s.Call("open "+f, stage0.SkipNext, unix.SYS_OPEN_TREE, stage0.AtCwd, filepath.Join(top, f), openTreeFlags(false))

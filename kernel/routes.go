@@ -115,6 +115,9 @@ func (r *Routes) Prepare(t *Txn) error {
 	if t.plan.Spec.ownsNetwork() {
 		return nil
 	}
+	if err := t.host.needsRoot("routes in a shared network", "the kernel takes socket programs (BPF) and rules of the host's network from root alone", "give the machine an interface of its own, or run msh as root"); err != nil {
+		return err
+	}
 	if err := r.within(t.parent); err != nil {
 		return err
 	}

@@ -66,6 +66,9 @@ func (t *Tree) open() (int, error) {
 	if errors.Is(err, unix.ENOSYS) {
 		return -1, unsupported("Linux 5.2 or newer has it", "open_tree(2)")
 	}
+	if err == unix.EINVAL && InSpace() && !t.Below {
+		return -1, t.bad("for an ordinary user a directory without mounts below it, which the kernel lets nobody look under; a mount takes them along with options=[\"rbind\"]")
+	}
 	return -1, fmt.Errorf("%s: open_tree %s: %w", t.Param, t.Source, err)
 }
 

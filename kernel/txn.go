@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"msh/kernel/cgroup"
 	"msh/kernel/ledger"
 	"msh/kernel/netx"
 	"msh/kernel/stage0"
@@ -194,7 +195,11 @@ func (t *Txn) makeGroup() error {
 	if err := t.step("make the control group"); err != nil {
 		return err
 	}
-	return explainState(g.Make())
+	err := g.Make()
+	if errors.Is(err, cgroup.ErrCrowded) {
+		return withHint(err, delegate)
+	}
+	return explainState(err)
 }
 
 // own has a descriptor closed at the end of the transaction.

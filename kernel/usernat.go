@@ -92,8 +92,10 @@ func findWayOut() (*wayOut, string, error) {
 // overHost tells whether the vnet's parent is in the host's network, into which
 // only the host's root can put something.
 func (v *VNet) overHost() bool {
-	return v.lab.host.space != nil && (v.parent.isHost() || v.parent.space()&unix.CLONE_NEWNET == 0)
+	return v.lab.host.space != nil && v.parent.inHostNetwork()
 }
+
+func (m *Machine) inHostNetwork() bool { return m.isHost() || m.space()&unix.CLONE_NEWNET == 0 }
 
 // makeUserNAT makes the switch a router whose way out is a process. That is written
 // down while it is parked, and so ends with the vnet whatever happens.

@@ -96,11 +96,11 @@ func (u *Uidspace) checkSpace(t *Txn) error {
 }
 
 // needsRoot is the error of a kind that only the host's root can have.
-func (h *Host) needsRoot(what, why string) error {
+func (h *Host) needsRoot(what, why, mend string) error {
 	if h.space == nil {
 		return nil
 	}
-	return unsupported("run msh as root", "%s for an ordinary user: %s", what, why)
+	return unsupported(mend, "%s for an ordinary user: %s", what, why)
 }
 
 func removeFile(path string) error {
@@ -108,4 +108,32 @@ func removeFile(path string) error {
 		return err
 	}
 	return nil
+}
+
+// explainPermission is the mend for an EPERM of what root may do.
+func explainPermission() string {
+	if InSpace() {
+		return "the kernel keeps this from ordinary users, or has it locked (`msh doctor`): run msh as root"
+	}
+	return "msh makes namespaces and control groups: run it as root"
+}
+
+// findings are what the doctor says of the space of a user; none of root.
+func (u *userSpace) findings(h *Host) []Finding {
+	if u == nil {
+		return nil
+	}
+	ids := Finding{Name: "ids", OK: u.Lack == "", Detail: fmt.Sprintf("%d, of which 0 is this user", u.ids())}
+	if !ids.OK {
+		ids.Detail, ids.Mend = "the user's own alone, which is root in machines: no uidspace but map=[(0, 0, 1)], no user= but root ("+u.Lack+")", "install uidmap, and "+subMend
+	}
+	_, path, err := findWayOut()
+	nat := Finding{Name: "way out", OK: err == nil, Detail: "vnet(nat=True) goes through " + path}
+	if err != nil {
+		nat.Detail = err.Error()
+		if hint := (interface{ Hint() string })(nil); errors.As(err, &hint) {
+			nat.Mend = hint.Hint()
+		}
+	}
+	return []Finding{ids, nat, {Name: "state", OK: true, Detail: h.State}}
 }

@@ -61,6 +61,9 @@ func removeVXLAN(pin string) error {
 // makeVXLAN makes a port that leads to the other hosts. What it sends goes through
 // the parent's network, but no interface of it is to be seen there.
 func (v *VNet) makeVXLAN(s *stepper, w *wiring) error {
+	if v.overHost() {
+		return v.lab.host.needsRoot("vnet: vxlan", "the kernel's VXLAN sends from the host's network, which is its root's", "run msh as root")
+	}
 	x := v.spec.VXLAN
 	under, err := v.parent.network()
 	if err != nil {

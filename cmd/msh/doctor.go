@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -21,6 +22,9 @@ func (a *app) doctorCommand() *cobra.Command {
 				return err
 			}
 			findings := h.Doctor(c.Context())
+			if a.outside != nil {
+				findings = append([]kernel.Finding{outside(a.outside)}, findings...)
+			}
 			if err := tabulate(a.stdout, diagnosis(findings)); err != nil {
 				return err
 			}
@@ -47,4 +51,13 @@ func diagnosis(findings []kernel.Finding) [][]string {
 		table = append(table, []string{word, f.Name, strings.ReplaceAll(detail, "\n", "; ")})
 	}
 	return table
+}
+
+// outside is why an ordinary user has no machines.
+func outside(err error) kernel.Finding {
+	f := kernel.Finding{Name: "space", Vital: true, Detail: err.Error()}
+	if hint := (interface{ Hint() string })(nil); errors.As(err, &hint) {
+		f.Mend = hint.Hint()
+	}
+	return f
 }

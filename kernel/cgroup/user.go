@@ -24,7 +24,7 @@ type NotDelegated struct {
 }
 
 func (e *NotDelegated) Error() string {
-	return fmt.Sprintf("%v: no control group with %s is delegated to this user: %s", ErrMissing, e.Controller, e.Lack)
+	return fmt.Sprintf("got none (%s), want a control group with the %s controller that is delegated to this user", e.Lack, e.Controller)
 }
 
 func (e *NotDelegated) Unwrap() error { return ErrMissing }

@@ -51,8 +51,12 @@ func (n *NS) hookLoss(link int, where uint32, chance uint64) error {
 }
 
 // hookPatch sends all that comes in out through another interface. bpf_redirect's
-// own answer, TC_ACT_REDIRECT, is the program's.
+// own answer, TC_ACT_REDIRECT, is the program's. An ordinary user may load none, and
+// has mirred do the same.
 func (n *NS) hookPatch(link, to int) error {
+	if OneWay {
+		return n.hookRedirect(link, to, prioPatch, "redirection out of another interface")
+	}
 	return n.hookProgram(link, ingress, prioPatch, "patch", asm.Instructions{
 		asm.Mov.Imm(asm.R1, int32(to)),
 		asm.Mov.Imm(asm.R2, 0), // leave, rather than come in
@@ -64,6 +68,9 @@ func (n *NS) hookPatch(link, to int) error {
 // hookProgram puts a program at a hook, or in the place of the one that is there.
 func (n *NS) hookProgram(link int, where uint32, prio uint16, name string, code asm.Instructions) error {
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.SchedCLS, Instructions: code})
+	if OneWay && errors.Is(err, unix.EPERM) {
+		return &Missing{name + " for an ordinary user without netem", "sudo modprobe sch_netem, or run msh as root: the kernel takes BPF programs from root alone", err}
+	}
 	if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.ENOSYS) {
 		return &Missing{"BPF programs for traffic", bpfMend, err}
 	} else if err != nil {
@@ -97,6 +104,10 @@ const bpfMend = "a kernel with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and CONFIG
 // hookDetour sends all that comes in through the interface's ifb. That is mirred's
 // work: an ifb drops what a BPF program has redirected (skb->redirected in ifb_xmit).
 func (n *NS) hookDetour(link int) error {
+	return n.hookRedirect(link, ifbIndex(link), prioDetour, "redirection to an ifb")
+}
+
+func (n *NS) hookRedirect(link, to int, prio uint16, what string) error {
 	h, err := n.Route()
 	if err != nil {
 		return err
@@ -107,14 +118,14 @@ func (n *NS) hookDetour(link int) error {
 		return err
 	}
 	err = h.FilterAdd(&netlink.U32{ // without a selector it matches all
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: link, Parent: ingress, Handle: 0x80000800, Priority: prioDetour, Protocol: unix.ETH_P_ALL},
-		Actions:     []netlink.Action{netlink.NewMirredAction(ifbIndex(link))},
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: link, Parent: ingress, Handle: 0x80000800, Priority: prio, Protocol: unix.ETH_P_ALL},
+		Actions:     []netlink.Action{netlink.NewMirredAction(to)},
 	})
 	switch {
 	case err == nil || errors.Is(err, unix.EEXIST): // where it leads never changes
 		return nil
 	case errors.Is(err, unix.ENOENT):
-		err = &Missing{"redirection to an ifb", "a kernel with CONFIG_NET_CLS_U32 and CONFIG_NET_ACT_MIRRED (modprobe cls_u32 act_mirred)", err}
+		err = &Missing{what, "a kernel with CONFIG_NET_CLS_U32 and CONFIG_NET_ACT_MIRRED (modprobe cls_u32 act_mirred)", err}
 	default:
 		err = fmt.Errorf("add a filter: %w", err)
 	}
