@@ -6,7 +6,7 @@ PREFIX = /usr/local
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env PATH=$(PATH))
 EXEC := $(if $(SUDO),-exec '$(SUDO)')
 
-.PHONY: all check test vmtest bench generate install clean
+.PHONY: all check test escape vmtest bench generate install clean
 
 all:
 	CGO_ENABLED=0 go build -trimpath ./cmd/msh
@@ -28,6 +28,11 @@ test:
 vmtest:
 	@scripts/deps
 	@scripts/vmtest
+
+# Every attack of kernel/escape at every level, as a table; part of make test as well.
+escape:
+	@scripts/deps
+	go test -count=1 -v $(EXEC) ./kernel/escape
 
 bench:
 	@scripts/deps --bench

@@ -43,7 +43,7 @@ func (t *Txn) makeLayers() (int, error) {
 		uid, _ = outward(ids.Maps, 0, 1)
 		gid = uid
 	}
-	fd, err := newTmpfs("mode", "755", "size", strconv.FormatInt(root.Size, 10), "uid", strconv.FormatUint(uint64(uid), 10), "gid", strconv.FormatUint(uint64(gid), 10))
+	fd, err := newTmpfs(append(room(root.Size), "mode", "755", "uid", strconv.FormatUint(uint64(uid), 10), "gid", strconv.FormatUint(uint64(gid), 10))...)
 	if err != nil {
 		return -1, err
 	}

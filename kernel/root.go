@@ -249,13 +249,20 @@ const (
 // scratch mounts a tmpfs over the old /proc and goes there. Below the old root it
 // goes with that, in one grace period of RCU; the overlay keeps its layers.
 func (s *Steps) scratch(size int64) {
-	options := []string{"mode", "755"}
-	if size != 0 {
-		options = append(options, "size", fmt.Sprint(size))
-	}
+	options := append([]string{"mode", "755"}, room(size)...)
 	mnt := s.detached("tmpfs", 0, options...)
 	s.moveMount("put it over the old /proc", mnt, "/proc")
 	s.Call("go there", 0, unix.SYS_FCHDIR, mnt)
+}
+
+// room are a tmpfs's options for so much memory; for 0 those that it has by itself,
+// half of the host's, since to it 0 is without bounds (tmpfs(5)). Empty files take none of that
+// memory, but the kernel's own, so they are counted as well.
+func room(size int64) []string {
+	if size == 0 {
+		return nil
+	}
+	return []string{"size", fmt.Sprint(size), "nr_inodes", fmt.Sprint(1024 + size/1024)}
 }
 
 // pseudoAttr are the flags that proc and sysfs are mounted with everywhere.
@@ -336,7 +343,7 @@ func (s *Steps) openNodes() []stage0.Ref {
 // terminals, shared memory and message queues.
 func (s *Steps) populateDev(dev stage0.Ref, nodes []stage0.Ref) {
 	p := s.Plan
-	tmpfs := s.detached("tmpfs", unix.MOUNT_ATTR_NOSUID, "size", "1m", "mode", "755")
+	tmpfs := s.detached("tmpfs", unix.MOUNT_ATTR_NOSUID, "size", "1m", "nr_inodes", "2048", "mode", "755")
 	s.moveMountAt("mount it on /dev", tmpfs, dev)
 	for i, n := range deviceNodes {
 		path := "/dev/" + n.name

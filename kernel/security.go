@@ -155,6 +155,7 @@ func (s *Security) Plan(p *Plan) error {
 	if err != nil {
 		return err
 	}
+	s.shareNetwork(c, p.Under.Space|p.Flags)
 	own := s.fence(p)
 	if own != nil {
 		if err := needLandlock(s.fenceParam(), own.Sockets || own.Signals); err != nil {
@@ -173,6 +174,16 @@ func (s *Security) Plan(p *Plan) error {
 		p.Table = true // what is masked in /proc is so for the machine alone
 	}
 	return nil
+}
+
+// shareNetwork takes raw sockets from a machine in its parent's network, where level 2
+// keeps them otherwise: with them it hears all and sends from any address, and since
+// Linux 5.17 marks its packets for any route (SO_MARK), past netaddr and routes.
+func (s *Security) shareNetwork(c *Confinement, space uintptr) {
+	raw := capSet(1) << capNumber("net_raw")
+	if s.Level >= levelMasks && s.Caps == nil && space&unix.CLONE_NEWNET == 0 {
+		c.Caps &^= raw
+	}
 }
 
 func (s *Security) fenceParam() string { return fmt.Sprintf("level %d", s.Level) }
@@ -246,6 +257,7 @@ func (s *Security) set(m *Machine) error {
 	if err != nil {
 		return err
 	}
+	s.shareNetwork(c, m.space())
 	at := &Plan{Spec: m.Spec(), Under: m.self, Confined: c}
 	if had.level() < levelFence {
 		if own := s.fence(at); own != nil {

@@ -410,7 +410,7 @@ func (w *waking) unpackUpper(r *checkpoint.Reader) error {
 		defer dir.Close()
 		return r.UnpackUpper(w.ctx, int(dir.Fd()), o)
 	}
-	fd, err := newTmpfs("mode", "755", "size", fmt.Sprint(root.Size))
+	fd, err := newTmpfs(append(room(root.Size), "mode", "755")...)
 	if err != nil {
 		return err
 	}
