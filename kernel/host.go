@@ -131,7 +131,11 @@ func (h *Host) sweepLab(ctx context.Context, lab string, dead bool) (removed []s
 			return true, err // a newer msh made it: it may be a kept machine
 		}
 		defer m.close()
-		return m.Spec().Keep && (!dead || m.State() != "dead"), nil
+		stay := m.Spec().Keep && (!dead || m.State() != "dead")
+		if stay && m.State() != "dead" {
+			return stay, m.mend(ctx)
+		}
+		return stay, nil
 	})
 	if errors.Is(err, errOwned) {
 		return nil, nil

@@ -35,15 +35,14 @@ func (p *Plan) layered() bool {
 // no table yet. It is the txn's until the machine is up.
 func (t *Txn) makeLayers() (int, error) {
 	root := t.plan.Spec.find("root").(*Root)
+	if t.wake != nil {
+		return t.layersWoken()
+	}
 	if err := t.step("make the memory of its overlay"); err != nil {
 		return -1, err
 	}
-	uid, gid := uint32(0), uint32(0)
-	if ids := t.plan.IDs; ids != nil { // the child makes the directories in it
-		uid, _ = outward(ids.Maps, 0, 1)
-		gid = uid
-	}
-	fd, err := newTmpfs(append(room(root.Size), "mode", "755", "uid", strconv.FormatUint(uint64(uid), 10), "gid", strconv.FormatUint(uint64(gid), 10))...)
+	uid := strconv.FormatUint(uint64(t.plan.rootID()), 10) // the child makes the directories in it
+	fd, err := newTmpfs(append(room(root.Size), "mode", "755", "uid", uid, "gid", uid)...)
 	if err != nil {
 		return -1, err
 	}
@@ -52,6 +51,14 @@ func (t *Txn) makeLayers() (int, error) {
 		return fd, nil
 	}
 	return fd, t.pinLayers(fd)
+}
+
+// rootID is who the machine's root is for the host.
+func (p *Plan) rootID() (uid uint32) {
+	if p.IDs != nil {
+		uid, _ = outward(p.IDs.Maps, 0, 1)
+	}
+	return uid
 }
 
 // pinLayers mounts them in the machine's directory.

@@ -244,7 +244,7 @@ func (n *Netif) Attach(t *Txn, c *Child) error {
 				return err
 			}
 		}
-		if t.wake != nil {
+		if t.restores() {
 			return v.plugApart(ns, n, index, t.plan.Spec.Name)
 		}
 		return v.plug(ns, n, index, t.plan.Spec.Name)

@@ -228,8 +228,12 @@ func (r *Root) changes(s *Steps) string {
 		s.moveMount("mount "+r.Upper+" on changes", s.Plan.tree(upperTree), "changes")
 		return "changes/"
 	}
-	s.Call("make upper", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "upper", 0o755)
-	s.Call("make work", 0, unix.SYS_MKDIRAT, stage0.AtCwd, "work", 0o755)
+	var flags stage0.Flags
+	if s.Plan.layered() {
+		flags = stage0.MayFail // where it wakes they are there
+	}
+	s.Call("make upper", flags, unix.SYS_MKDIRAT, stage0.AtCwd, "upper", 0o755)
+	s.Call("make work", flags, unix.SYS_MKDIRAT, stage0.AtCwd, "work", 0o755)
 	return ""
 }
 

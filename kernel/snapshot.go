@@ -230,6 +230,16 @@ func (s *snapshot) lock() (unlock func()) {
 // freeze brings the machines to a stand, calls write, and lets them go on, or where
 // they are to hibernate ends them if write succeeded.
 func (s *snapshot) freeze(write func() error) error {
+	defer func() {
+		for _, v := range s.all {
+			v.unmark()
+		}
+	}()
+	for _, v := range s.all {
+		if err := v.mark(); err != nil {
+			return err
+		}
+	}
 	s.frozen = time.Now()
 	together := len(s.all) > 1 || s.o.FilesOnly || s.o.Hold
 	var errs []error

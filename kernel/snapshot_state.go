@@ -25,6 +25,7 @@ type savedState struct {
 	Frozen    bool          `json:",omitempty"` // by freeze()
 	Files     []savedFile   `json:",omitempty"` // that processes have open, and that are the host's
 	Mounts    []savedMount  `json:",omitempty"` // that are the host's
+	Used      []usedFile    `json:",omitempty"` // files of the lower layer
 	IDs       []IDMap       `json:",omitempty"` // of the uidspace
 	Nets      []*netx.NIC   `json:",omitempty"` // its interfaces, the loopback first
 	Sysctls   []netx.Sysctl `json:",omitempty"` // of its network
@@ -279,6 +280,9 @@ func (m *Machine) savable(filesOnly bool) error {
 			return refuse(fmt.Sprintf("%s, whose interface %s is an end of a cable to another machine", m.Name(), n.Name), "interfaces on a vnet", "join the two by a vnet, or link(machine, vnet)")
 		}
 	}
+	if filesOnly && root.Upper == "" && !spec.Has("pidspace") {
+		return refuse(m.Name()+", whose changes are in memory that nobody but it can reach", "a machine with a PID space, or its changes in a directory", "make it with pidspace(), or root(…, upper=DIR)")
+	}
 	if !filesOnly && !spec.Has("pidspace") {
 		return refuse(m.Name()+", whose processes have numbers of the host's, which may be another's when it wakes", "a machine with a PID space", "make it with pidspace(), or save the files only (files_only=True)")
 	}
@@ -441,7 +445,15 @@ func (v *saving) bases() ([]checkpoint.Base, error) {
 	if root == nil {
 		return nil, errors.New("no root")
 	}
-	return []checkpoint.Base{{Path: root.Source}}, nil
+	base := checkpoint.Base{Path: root.Source}
+	if !v.o.FilesOnly {
+		var err error
+		if v.state.Used, err = usedFiles(root.Source, v.pids, v.upper); err != nil {
+			return nil, err
+		}
+		base.Identity = identity(v.state.Used)
+	}
+	return []checkpoint.Base{base}, nil
 }
 
 // hostFacts describe this computer.

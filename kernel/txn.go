@@ -101,8 +101,13 @@ func (t *Txn) forward() (*Machine, error) {
 	if err := t.makeGroup(); err != nil {
 		return nil, err
 	}
-	if t.wake != nil {
+	if t.restores() {
 		return t.restore()
+	}
+	if t.wake != nil && !t.plan.layered() { // with its files alone, which lie in a directory
+		if err := t.takeLayers(); err != nil {
+			return nil, err
+		}
 	}
 	c, err := t.clone()
 	if err != nil {

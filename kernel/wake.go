@@ -236,18 +236,6 @@ func checkHost(was *checkpoint.Host) error {
 	return nil
 }
 
-// checkBase tells whether a lower layer is there.
-func checkBase(b checkpoint.Base) error {
-	st, err := os.Stat(b.Path)
-	if err == nil && !st.IsDir() {
-		err = errors.New("not a directory")
-	}
-	if err != nil {
-		return withHint(fmt.Errorf("its lower layer %s is not here: %w", b.Path, err), "a snapshot holds what the machine has changed of its root, not the root itself: put that there first")
-	}
-	return nil
-}
-
 // change makes of the spec that was saved the one that is to be.
 func (w *waking) change() error {
 	s, o := w.spec, w.o
@@ -326,6 +314,11 @@ func (wk *wake) unpack(r *checkpoint.Reader) error {
 		}
 		if err := errors.Join(w.pinIDs(), w.giveImages()); err != nil {
 			return err
+		}
+		if root, _ := w.spec.find("root").(*Root); root != nil {
+			if err := checkUsed(root.Source, w.state.Used); err != nil {
+				return fmt.Errorf("machine %s: %w", w.saved.Name, err)
+			}
 		}
 	}
 	return nil
@@ -526,6 +519,11 @@ func (wk *wake) run() ([]*Machine, error) {
 		all = append(all, w.machine)
 		if err == nil { // else it was passed to each
 			errs = append(errs, w.err)
+		}
+	}
+	for _, w := range wk.all {
+		if w.machine != nil && w.state.Frozen {
+			errs = append(errs, w.machine.Freeze(wk.ctx))
 		}
 	}
 	if err = errors.Join(errs...); err == nil {

@@ -77,6 +77,9 @@ func (t *Txn) restore() (*Machine, error) {
 	return m, t.ledger.Close()
 }
 
+// restores tells whether criu makes the processes.
+func (t *Txn) restores() bool { return t.wake != nil && t.wake.images != nil }
+
 // restoring is criu's hook.
 func (t *Txn) restoring(e criu.Event) error {
 	w := t.wake
@@ -173,10 +176,27 @@ func (t *Txn) takeLayers() error {
 	if err := unix.Mkdirat(t.layers, "work", 0o755); err != nil {
 		return fmt.Errorf("mkdir work: %w", err)
 	}
+	uid := int(t.plan.rootID())
+	err := unix.Fchownat(t.layers, "work", uid, uid, 0)
+	if err == nil {
+		err = unix.Fchownat(t.layers, "", uid, uid, unix.AT_EMPTY_PATH)
+	}
+	if err != nil {
+		return fmt.Errorf("hand over the memory of the overlay: %w", err)
+	}
 	if !t.plan.Spec.Keep {
 		return nil
 	}
 	return t.pinLayers(t.layers)
+}
+
+// layersWoken is makeLayers for a machine that is born, but with files that were saved.
+func (t *Txn) layersWoken() (int, error) {
+	if err := t.step("take over the memory of its overlay"); err != nil {
+		return -1, err
+	}
+	err := t.takeLayers()
+	return t.layers, err
 }
 
 // replaceUpper puts what was unpacked in the place of what is under root(upper=),
