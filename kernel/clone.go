@@ -98,6 +98,11 @@ func (t *Txn) open(b *birth) error {
 			return err
 		}
 	}
+	if p.Spec.Has("view") {
+		if err := t.openView(b); err != nil {
+			return err
+		}
+	}
 	if p.relayed() {
 		return nil // the intermediate opens the trees
 	}

@@ -217,7 +217,10 @@ func (m *Machine) Set(r Resource) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.remember(r)
-	return m.save()
+	if err := m.save(); err != nil {
+		return err
+	}
+	return m.review()
 }
 
 // remember puts what was set in the place of what was given.

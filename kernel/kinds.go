@@ -36,6 +36,7 @@ func kinds() []kind {
 		space("mountspace"),
 		{"root", []Mode{New, Shared}, func() Resource { return &Root{} }, listRoot},
 		space("pidspace"),
+		{"view", []Mode{New}, func() Resource { return &ProcView{} }, listView},
 		{"mount", []Mode{New, Shared}, func() Resource { return &Mount{} }, listMount},
 		{"uname", []Mode{New}, func() Resource { return &Uname{} }, listUname},
 		{"sysctl", []Mode{New}, func() Resource { return &Sysctl{} }, listSysctls},

@@ -1,0 +1,246 @@
+package kernel
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/cgroup"
+	"msh/kernel/stage0"
+)
+
+// ProcView has files of /proc and /sys tell a machine's own limits rather than the
+// host's: by lxcfs where it is mounted, and kept by it; else by files of msh's own for
+// what does not change by itself, laid out when the machine is made and again by Set.
+type ProcView struct{}
+
+// Kind is "view".
+func (*ProcView) Kind() string { return "view" }
+
+// Mode is new.
+func (*ProcView) Mode() Mode { return New }
+
+// Validate has nothing to check.
+func (*ProcView) Validate() error { return nil }
+
+// lxcfsDir is where lxcfs(1) is mounted in every distribution.
+const lxcfsDir = "/var/lib/lxcfs"
+
+// viewFile is one of the files; Text is nil where only lxcfs has it.
+type viewFile struct {
+	Path string // in the machine
+	Text func(*Machine, *Spec) ([]byte, error)
+}
+
+var viewFiles = []viewFile{
+	{"/proc/cpuinfo", viewCPUInfo},
+	{"/proc/meminfo", viewMemInfo},
+	{"/proc/stat", nil},
+	{"/proc/uptime", nil},
+	{"/proc/loadavg", nil},
+	{"/proc/swaps", nil},
+	{"/sys/devices/system/cpu/online", viewOnline},
+}
+
+func (f viewFile) name() string      { return "view." + filepath.Base(f.Path) }
+func (f viewFile) fd() stage0.FD     { return stage0.FD(f.name()) }
+func (f viewFile) lxcfs() string     { return lxcfsDir + f.Path }
+func (f viewFile) needs(l bool) bool { return l || f.Text != nil }
+
+// lxcfs tells whether it is running: its directory is a mount of FUSE then.
+func lxcfs() bool {
+	var st unix.Statfs_t
+	return unix.Statfs(lxcfsDir, &st) == nil && st.Type == unix.FUSE_SUPER_MAGIC
+}
+
+// Plan wants a /proc of the machine's own to put the files into.
+func (v *ProcView) Plan(p *Plan) error {
+	if !p.Spec.Has("pidspace") {
+		return &ParamError{Kind: "view", Got: "no pidspace", Want: "a /proc of the machine's own to show it in", Mend: "add pidspace() to resources"}
+	}
+	p.Table = true
+	return nil
+}
+
+// Enter mounts the files. One that this kernel has not is left out.
+func (v *ProcView) Enter(s *Steps) error {
+	l := lxcfs()
+	for _, f := range viewFiles {
+		if !f.needs(l) {
+			continue
+		}
+		at := s.find(f.Path, stage0.SkipNext, "")
+		s.moveMountAt("show the machine's own "+f.Path, f.fd(), at)
+	}
+	return nil
+}
+
+// openView opens the files as mounts that are in no table yet.
+func (t *Txn) openView(b *birth) error {
+	l := lxcfs()
+	for _, f := range viewFiles {
+		if !f.needs(l) {
+			continue
+		}
+		path := f.lxcfs()
+		if _, err := os.Stat(path); !l || err != nil {
+			if f.Text == nil {
+				path = "/proc/" + filepath.Base(f.Path) // what the machine would see anyway
+			} else if path, err = writeView(t.dir, f, t.parent, t.plan.Spec); err != nil {
+				return err
+			}
+		}
+		fd, err := t.own(unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
+		if err != nil {
+			return fmt.Errorf("view: open %s as a mount: %w", path, err)
+		}
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE}
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+			return fmt.Errorf("view: make %s read-only: %w", path, err)
+		}
+		b.files[f.fd()] = fd
+	}
+	return nil
+}
+
+// writeView lays a file out in a machine's directory: in place, for it may be mounted.
+func writeView(dir string, f viewFile, parent *Machine, s *Spec) (path string, err error) {
+	text, err := f.Text(parent, s)
+	if err != nil {
+		return "", fmt.Errorf("view: lay out %s: %w", f.Path, err)
+	}
+	path = filepath.Join(dir, f.name())
+	if err := os.WriteFile(path, text, 0o444); err != nil {
+		return "", err
+	}
+	return path, os.Chmod(path, 0o444) // whatever msh's umask
+}
+
+// review lays out anew what a change of limits changes.
+func (m *Machine) review() error {
+	if !m.Spec().Has("view") || lxcfs() {
+		return nil
+	}
+	for _, f := range viewFiles {
+		if f.Text == nil {
+			continue
+		}
+		path := filepath.Join(m.Dir(), f.name())
+		text, err := f.Text(m.parent, m.Spec())
+		if err != nil {
+			return err
+		}
+		file, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+		if err != nil {
+			return fmt.Errorf("view: %w", err)
+		}
+		_, err = file.Write(text)
+		file.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// viewCPUs are the CPUs that a machine sees: those it may run on, and of these no more
+// than its quota fills.
+func viewCPUs(parent *Machine, s *Spec) ([]int, error) {
+	c, _ := s.find("cpu").(*CPU)
+	var cpus []int
+	if c != nil && c.Set != nil {
+		cpus = slices.Clone(c.Set)
+	} else {
+		var err error
+		if cpus, err = parent.cpus(); err != nil {
+			return nil, err
+		}
+	}
+	if c != nil && c.Quota != 0 {
+		cpus = cpus[:min(len(cpus), max(1, int(math.Ceil(c.Quota/100))))]
+	}
+	return cpus, nil
+}
+
+func viewOnline(parent *Machine, s *Spec) ([]byte, error) {
+	cpus, err := viewCPUs(parent, s)
+	return []byte(cgroup.FormatCPUs(cpus) + "\n"), err
+}
+
+// viewCPUInfo is the host's /proc/cpuinfo with the paragraphs of those CPUs alone.
+func viewCPUInfo(parent *Machine, s *Spec) ([]byte, error) {
+	cpus, err := viewCPUs(parent, s)
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	for _, paragraph := range bytes.SplitAfter(b, []byte("\n\n")) {
+		number := -1
+		if key, rest, ok := strings.Cut(string(paragraph), ":"); ok && strings.TrimSpace(key) == "processor" {
+			line, _, _ := strings.Cut(rest, "\n")
+			number, _ = strconv.Atoi(strings.TrimSpace(line))
+		}
+		if number < 0 || slices.Contains(cpus, number) {
+			out.Write(paragraph)
+		}
+	}
+	return out.Bytes(), nil
+}
+
+// viewMemInfo is the host's /proc/meminfo with no more memory than the machine may
+// have, and of what is free no more than that. What the kernel counts of itself stays.
+func viewMemInfo(parent *Machine, s *Spec) ([]byte, error) {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return nil, err
+	}
+	most, swap := int64(math.MaxInt64), int64(math.MaxInt64)
+	for m := parent; ; m = m.parent {
+		if l, ok := s.find("memory").(*Memory); ok {
+			if l.Max != nil {
+				most = min(most, *l.Max)
+			}
+			if l.Swap != nil {
+				swap = min(swap, *l.Swap)
+			}
+		}
+		if m == nil || m.isHost() {
+			break
+		}
+		s = m.Spec()
+	}
+	var out bytes.Buffer
+	for line := range strings.Lines(string(b)) {
+		name, rest, _ := strings.Cut(line, ":")
+		n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+		bound := most
+		if strings.HasPrefix(name, "Swap") {
+			bound = swap
+		}
+		if err != nil || n <= bound>>10 || !strings.HasSuffix(strings.TrimSpace(rest), "kB") || strings.HasPrefix(name, "Vmalloc") || strings.HasPrefix(name, "DirectMap") {
+			out.WriteString(line)
+			continue
+		}
+		fmt.Fprintf(&out, "%-15s %8d kB\n", name+":", bound>>10)
+	}
+	return out.Bytes(), nil
+}
+
+func listView(*View) ([]Available, error) {
+	a := Available{Name: "view", Available: true, Detail: "cpuinfo, meminfo, cpu/online: as they are when the machine is made or set; for stat, uptime and loadavg install lxcfs"}
+	if lxcfs() {
+		a.Detail = "cpuinfo, meminfo, stat, uptime, loadavg, swaps, cpu/online, by lxcfs"
+	}
+	return []Available{a}, nil
+}
