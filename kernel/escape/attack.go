@@ -32,6 +32,7 @@ type Target struct {
 	Socket  string // an abstract socket that somebody outside listens on
 	Victim  int    // the number of a process outside, for machines that share its PID space
 	Host    string // the name of the host
+	Self    string // the program of the msh outside
 	Nofile  uint64 // the machine's limits
 	Pids    int
 }
@@ -205,8 +206,11 @@ func attackNamed(t *Target) *Attack {
 
 // attacksOn are those of a machine that is on its own, or of one with neighbours.
 func attacksOn(t *Target) []Attack {
-	if t.Victim != 0 {
+	switch {
+	case t.Victim != 0:
 		return Neighbours()
+	case t.Self != "":
+		return Joiners()
 	}
 	return Attacks()
 }
