@@ -126,7 +126,7 @@ func (s *Session) methodWords() []*interp.Word {
 		s.rforkWord("Machine.rfork"), s.resourcesWord("Machine.resources"),
 		runWord, spawnWord, shellWord,
 		readFileWord, writeFileWord, copyInWord, copyOutWord,
-		migrateWord,
+		migrateWord, labSnapshotWord, labHibernateWord,
 		freezeWord, thawWord, stopWord, killWord, destroyWord, setWord, statsWord,
 		waitWord, waitPortWord, waitRunWord, waitFileWord,
 		machineSnapshotWord, hibernateWord, cloneWord,
@@ -224,6 +224,9 @@ func (l *Lab) Attr(name string) (starlark.Value, error) {
 			list = append(list, l.s.link(k))
 		}
 		return starlark.NewList(list), nil
+	}
+	if w := l.s.method("Lab." + name); w != nil {
+		return w.Bind(l), nil
 	}
 	return noAttr(l, name)
 }

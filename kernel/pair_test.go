@@ -220,7 +220,7 @@ func TestPairCut(t *testing.T) {
 	peer(t)
 	needCriu(t)
 	l := newLab(t)
-	m := fork(t, l, &Root{Source: "/", Write: "overlay"}, space("pidspace"))
+	m := fork(t, l, &Root{Source: "/", Write: "overlay"}, space("pidspace"), space("netspace"))
 	started(t, m, counting)
 	eventuallyIn(t, m, "/count", "\n3 ")
 	// ssh is killed once the machine stands still.
@@ -235,6 +235,9 @@ func TestPairCut(t *testing.T) {
 	_, err := m.Migrate(t.Context(), &Remote{Host: peer(t)}, MigrateOptions{Patience: patient})
 	if err == nil {
 		t.Fatal("it has moved all the same")
+	}
+	if !strings.Contains(err.Error(), "ssh to ") && !strings.Contains(err.Error(), "line is broken") {
+		t.Fatalf("not for the line: %v", err)
 	}
 	t.Log(err)
 	before := strings.Count(readIn(t, m, "/count"), "\n")

@@ -32,6 +32,7 @@ func (h *Host) Receive(ctx context.Context, in io.ReadCloser, out io.WriteCloser
 		out.Close()
 	}}
 	t := &taking{host: h, from: client()}
+	defer h.tidy()
 	defer t.close()
 	return handover.Take(ctx, line, me, t, h.moves())
 }

@@ -59,6 +59,8 @@ type SnapshotOptions struct {
 	// first (round 0, with no figures). It needs a kernel that tells which pages
 	// have changed; where it does not, there is no round.
 	PreCopy func(round int, s []*criu.Stats) (again bool)
+
+	whole *Lab // of which these are all machines
 }
 
 // Version tells which msh this package is part of, for what it writes.

@@ -139,8 +139,9 @@ func (s *snapshot) manifest() (*checkpoint.Manifest, error) {
 		}
 	}
 	var err error
-	if len(nets) > 0 {
-		m.Networks, err = json.Marshal(nets)
+	m.WholeLab = s.o.whole != nil
+	if all := s.allNets(nets); len(all) > 0 {
+		m.Networks, err = json.Marshal(all)
 	}
 	return m, err
 }

@@ -171,7 +171,7 @@ func (r *Remote) explain(err error, said string) error {
 	switch exit.ExitCode() {
 	case 126, 127: // the shell's there, for a command that it cannot start
 		return withHint(fmt.Errorf("%s: no msh there: %s", r, Short(text)), "install msh there, in the PATH that a command by ssh has, or say where it is (msh=)")
-	case 255:
+	case 255, -1: // its own, or a signal's
 		return fmt.Errorf("ssh to %s: %s", r, Short(text))
 	}
 	return fmt.Errorf("msh on %s: %s", r, Short(text))

@@ -20,12 +20,13 @@ import (
 func (a *app) hibernateCommand() *cobra.Command {
 	var filesOnly, running bool
 	c := &cobra.Command{
-		Use:   "hibernate MACHINE FILE",
-		Short: "save a machine in a file, and end it until msh wake",
+		Use:   "hibernate MACHINE|LAB FILE",
+		Short: "save a machine, or a lab, in a file, and end it until msh wake",
 		Long: `Saves a kept machine in one file: its processes with their memory, its files, sockets,
-addresses and limits. Then it is gone, until msh wake FILE, here or on another host.`,
+addresses and limits. Then it is gone, until msh wake FILE, here or on another host.
+Of a lab all machines are saved, at one instant.`,
 		Example: "  msh hibernate db db.msh\n  msh wake db.msh",
-		Args:    takes(2, 2, "MACHINE or LAB/MACHINE, and FILE"),
+		Args:    takes(2, 2, "MACHINE, LAB/MACHINE or LAB, and FILE"),
 		RunE: func(c *cobra.Command, args []string) error {
 			h, err := a.rootHost(c)
 			if err != nil {
@@ -33,13 +34,18 @@ addresses and limits. Then it is gone, until msh wake FILE, here or on another h
 			}
 			ctx, signals := watchSignals(a.stderr, false)
 			defer signals.stop()
-			m, err := h.Find(args[0])
+			machines, err := h.FindAll(args[0])
 			if err != nil {
 				return err
 			}
-			defer m.Close()
-			id := m.ID()
-			r, err := m.Snapshot(ctx, args[1], kernel.SnapshotOptions{FilesOnly: filesOnly, Hibernate: !running})
+			for _, m := range machines {
+				defer m.Close()
+			}
+			id := machines[0].ID()
+			if len(machines) > 1 {
+				id = fmt.Sprintf("lab %s, %s", machines[0].LabName(), count(len(machines), "machine"))
+			}
+			r, err := kernel.SnapshotFile(ctx, args[1], machines, kernel.SnapshotOptions{FilesOnly: filesOnly, Hibernate: !running})
 			if err != nil {
 				return err
 			}

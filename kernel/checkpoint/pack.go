@@ -244,6 +244,10 @@ func imageFits(e *entry) error {
 		if !path.IsAbs(e.link) && isPath(to) && isPath(name) && path.Base(to) != "parent" && !strings.Contains(name, "/") {
 			return nil
 		}
+		// Of a round that is a section of its own, to the section before.
+		if e.path == "parent" && name != e.link && isImages(name) && isSection(name) {
+			return nil
+		}
 		return fmt.Errorf("its parent is %q: want NAME or ../NAME, among the images", short(e.link))
 	}
 	return errors.New("no image: want regular files and directories")

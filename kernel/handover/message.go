@@ -37,6 +37,10 @@ const maxNoise = 64 << 10
 // Silence is how long a peer may say nothing before the line counts as broken.
 const Silence = 30 * time.Second
 
+// greeting is how long it may take until it says hello: a login, and the start of a
+// criu that looks at its kernel for the first time, on a slow host.
+const greeting = 2 * time.Minute
+
 // Hello is what each side tells of itself.
 type Hello struct {
 	Protocol int             `json:"protocol"`
@@ -125,7 +129,7 @@ func (l Line) greet(mine Hello) (*frames, *Hello, error) {
 	if err := f.write(kindHello, text); err != nil {
 		return nil, nil, err
 	}
-	watch := time.AfterFunc(silence, l.Close)
+	watch := time.AfterFunc(max(silence, greeting), l.Close)
 	err = findMagic(in)
 	watch.Stop()
 	if err != nil {
