@@ -183,7 +183,7 @@ func defaultValue(text string) starlark.Value {
 func resourceWords() []*interp.Word {
 	return []*interp.Word{cpuWord, memoryWord, pidsWord, ioWord, childrenWord, uidspaceWord,
 		spaceWord("cgroupspace"), timespaceWord, spaceWord("ipcspace"), spaceWord("netspace"), netifWord, netaddrWord, routesWord, spaceWord("mountspace"),
-		rootWord, spaceWord("pidspace"), viewWord, mountWord, unameWord, sysctlWord, rlimitWord, securityWord}
+		rootWord, spaceWord("pidspace"), viewWord, mountWord, unameWord, sysctlWord, rlimitWord, securityWord, deviceWord}
 }
 
 // pure returns the words as ones that only make values.

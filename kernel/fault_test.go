@@ -27,7 +27,7 @@ func everything(t *testing.T, h *Host) []Resource {
 		&Mount{Source: "/etc/passwd", Target: "/etc/some/file", Type: "bind"},
 		&Mount{Target: "/scratch", Type: "tmpfs", Options: []string{"size=64k"}},
 		&Uname{Nodename: "box", Domainname: "test", Release: "1.0"}, &Sysctl{"net.ipv4.ip_forward", "1"}, &Rlimit{Name: "nofile", Soft: 64, Hard: 64},
-		&Security{Level: 2, Landlock: map[string]string{"/": "rwx"}},
+		&Device{Path: "/dev/kmsg", Access: "r"}, &Security{Level: 2, Landlock: map[string]string{"/": "rwx"}},
 	}
 	if online := read(t, "/sys/devices/system/cpu/online"); online != "0" {
 		rs[0].(*CPU).Set, rs[0].(*CPU).Exclusive = []int{1}, true

@@ -42,7 +42,7 @@ func kinds() []kind {
 		{"sysctl", []Mode{New}, func() Resource { return &Sysctl{} }, listSysctls},
 		{"rlimit", []Mode{Shared}, func() Resource { return &Rlimit{} }, listRlimits},
 		{"security", []Mode{Shared}, func() Resource { return &Security{} }, listSecurity},
-		{"device", nil, nil, listDevices},
+		{"device", []Mode{Shared}, func() Resource { return &Device{} }, listDevices},
 		{"controller", nil, nil, listControllers},
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"msh/kernel/netx"
 	"msh/kernel/seccomp"
 )
 
@@ -242,8 +243,13 @@ func (s *Security) fence(p *Plan) *fence {
 		f.May = append(f.May, path)
 	}
 	for _, r := range p.Spec.Resources {
-		if m, ok := r.(*Mount); ok && !slices.Contains(m.Options, "ro") {
-			f.Paths[clean(m.Target)] = "rwx"
+		switch r := r.(type) {
+		case *Mount:
+			if !slices.Contains(r.Options, "ro") {
+				f.Paths[clean(r.Target)] = "rwx"
+			}
+		case *Device:
+			f.Paths[r.Path] = r.Access
 		}
 	}
 	return f
@@ -278,6 +284,11 @@ func (s *Security) set(m *Machine) error {
 			return &ParamError{Kind: "security", Param: "level", Got: fmt.Sprint(s.Level), Want: "a machine with a mount table of its own: what is masked in /proc is so for the machine alone", Mend: "make it with security(level=2), or with mountspace()"}
 		}
 		if err := m.perform(func(s *Steps) { s.mask() }); err != nil {
+			return err
+		}
+	}
+	if at.guardsDevices() && had.level() < levelNodes && !at.Spec.Has("device") { // which guards already
+		if err := explainPrograms("security", netx.GuardDevices(m.Groups()[0], everyDevice())); err != nil {
 			return err
 		}
 	}

@@ -51,7 +51,7 @@ type (
 type keyed interface{ Key() string }
 
 // keyWords are the parameters that are the keys of those.
-var keyWords = map[string]string{"io": "device", "mount": "target", "sysctl": "key", "rlimit": "name"}
+var keyWords = map[string]string{"io": "device", "mount": "target", "sysctl": "key", "rlimit": "name", "device": "path"}
 
 const (
 	maxName  = 63 // bytes

@@ -101,6 +101,9 @@ func (t *Txn) forward() (*Machine, error) {
 	if err := t.makeGroup(); err != nil {
 		return nil, err
 	}
+	if err := t.guardDevices(); err != nil {
+		return nil, err
+	}
 	if t.restores() {
 		return t.restore()
 	}
