@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -199,12 +201,60 @@ func (v *saving) saveNetwork() error {
 		return err
 	}
 	defer ns.Close()
-	v.state.Nets, v.state.Sysctls, err = saveNet(ns)
-	return err
+	v.state.Nets = nil
+	for _, n := range v.m.Netifs() {
+		nic, err := ns.SaveNIC(n.Name)
+		if err != nil {
+			return err
+		}
+		v.state.Nets = append(v.state.Nets, nic)
+	}
+	v.state.Sysctls = map[string]string{}
+	return ns.Do(func() error {
+		for _, key := range routerSysctls {
+			if b, err := os.ReadFile("/proc/sys/" + key); err == nil {
+				v.state.Sysctls[key] = strings.TrimSpace(string(b))
+			}
+		}
+		return nil
+	})
 }
 
-// saveNet is for a network whose interfaces msh has made; one that somebody inside
-// has made would be lost.
-func saveNet(ns *netx.NS) ([]*netx.NIC, []netx.Sysctl, error) {
-	return nil, nil, nil
+// routerSysctls are the parameters of a network as a whole that programs inside set
+// most: those of a router.
+var routerSysctls = []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/all/rp_filter", "net/ipv4/fib_multipath_hash_policy"}
+
+// madeInside names what programs inside have made of the machine's network that would
+// be lost: interfaces, and tables of the packet filter, as "the interface br0".
+func (m *Machine) madeInside() (names []string, err error) {
+	if !m.Spec().ownsNetwork() {
+		return nil, nil
+	}
+	ns, err := m.network()
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	links, err := ns.Links()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range links {
+		own := slices.ContainsFunc(m.Netifs(), func(n *Netif) bool { return n.Name == l.Name })
+		if l.Name != "lo" && !own && !slices.Contains(fallbackDevices, l.Name) {
+			names = append(names, "the interface "+l.Name)
+		}
+	}
+	tables, err := ns.Tables()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range tables {
+		names = append(names, "the packet filter's table "+name)
+	}
+	return names, nil
 }
+
+// fallbackDevices are in every new network where their modules are loaded
+// (net.core.fb_tunnels_only_for_init_net).
+var fallbackDevices = []string{"tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0"}

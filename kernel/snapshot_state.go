@@ -21,14 +21,14 @@ import (
 // savedState is what of a machine is neither in its Spec, nor in its files, nor in
 // its processes: the section "state".
 type savedState struct {
-	Processes int           // how many there were
-	Frozen    bool          `json:",omitempty"` // by freeze()
-	Files     []savedFile   `json:",omitempty"` // that processes have open, and that are the host's
-	Mounts    []savedMount  `json:",omitempty"` // that are the host's
-	Used      []usedFile    `json:",omitempty"` // files of the lower layer
-	IDs       []IDMap       `json:",omitempty"` // of the uidspace
-	Nets      []*netx.NIC   `json:",omitempty"` // its interfaces, the loopback first
-	Sysctls   []netx.Sysctl `json:",omitempty"` // of its network
+	Processes int               // how many there were
+	Frozen    bool              `json:",omitempty"` // by freeze()
+	Files     []savedFile       `json:",omitempty"` // that processes have open, and that are the host's
+	Mounts    []savedMount      `json:",omitempty"` // that are the host's
+	Used      []usedFile        `json:",omitempty"` // files of the lower layer
+	IDs       []IDMap           `json:",omitempty"` // of the uidspace
+	Nets      []*netx.NIC       `json:",omitempty"` // its interfaces, as they are now
+	Sysctls   map[string]string `json:",omitempty"` // of its network
 }
 
 // savedFile is a file of the host's that a process has open: /dev/null, or a log.
@@ -283,6 +283,12 @@ func (m *Machine) savable(filesOnly bool) error {
 	}
 	if filesOnly && root.Upper == "" && !spec.Has("pidspace") {
 		return refuse(m.Name()+", whose changes are in memory that nobody but it can reach", "a machine with a PID space, or its changes in a directory", "make it with pidspace(), or root(…, upper=DIR)")
+	}
+	if made, err := m.madeInside(); !filesOnly && (err != nil || len(made) > 0) {
+		if err != nil {
+			return err
+		}
+		return refuse(fmt.Sprintf("%s, in which somebody has made %s", m.Name(), strings.Join(made, ", ")), "a network with nothing in it but what msh has given it", "delete it first, by ip link or nft; or save the files only (files_only=True)")
 	}
 	if !filesOnly && !spec.Has("pidspace") {
 		return refuse(m.Name()+", whose processes have numbers of the host's, which may be another's when it wakes", "a machine with a PID space", "make it with pidspace(), or save the files only (files_only=True)")

@@ -182,3 +182,30 @@ func TestLabSnapshot(t *testing.T) {
 	}
 	got(t, all[1], got(t, all[1], 0)+200)
 }
+
+// What programs inside have made of the network is there again: addresses, routes,
+// forwarding. An interface that they have made is refused.
+func TestHibernateRouter(t *testing.T) {
+	needCriu(t)
+	l := newLab(t)
+	v, err := l.VNet(t.Context(), l.Host(), &VNetSpec{Name: "lan", Subnets: prefixes("10.7.0.0/24", "fd07::/64")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := onNet(t, l, v, "router")
+	output(t, m, "ip addr add 10.8.0.1/24 dev eth0; ip route add 10.99.0.0/16 via 10.8.0.9 metric 7; ip link set eth0 mtu 1400; echo 1 >/proc/sys/net/ipv4/ip_forward; ip -6 route add fd99::/48 via fd07::9")
+	const look = "ip -br addr show dev eth0 | sed s/@.*UP// ; ip route; ip -6 route show fd99::/48; cat /proc/sys/net/ipv4/ip_forward; ip link show eth0 | grep -o 'mtu [0-9]*'; ip link show eth0 | grep ether"
+	before := output(t, m, look)
+	if !strings.Contains(before, "10.99.0.0/16") || !strings.Contains(before, "fd99::/48") || !strings.Contains(before, "10.8.0.1/24") {
+		t.Fatalf("not set up: %s", before)
+	}
+	w := wakeUp(t, l, hibernate(t, m), WakeOptions{})
+	if after := output(t, w, look); after != before {
+		t.Errorf("woken:\n%swant\n%s", after, before)
+	}
+	output(t, w, "ip link add br0 type bridge; nft add table inet wall")
+	_, err = w.Snapshot(t.Context(), filepath.Join(t.TempDir(), "s"), SnapshotOptions{})
+	if err == nil || !strings.Contains(err.Error(), "made the interface br0, the packet filter's table inet wall") {
+		t.Errorf("error %v", err)
+	}
+}

@@ -100,7 +100,10 @@ func (t *Txn) restoring(e criu.Event) error {
 		if err := t.prepareNet(ns); err != nil {
 			return err
 		}
-		return t.attach(w.child)
+		if err := t.attach(w.child); err != nil {
+			return err
+		}
+		return w.restoreNet(ns)
 	case criu.NetworkUnlock: // all sockets are there
 		close(w.reached)
 		if err := <-w.release; err != nil {
@@ -109,6 +112,29 @@ func (t *Txn) restoring(e criu.Event) error {
 		return t.join()
 	}
 	return nil
+}
+
+// restoreNet gives the network what programs inside had made of it, unless its
+// addresses are others now.
+func (w *waking) restoreNet(ns *netx.NS) error {
+	if w.o.Fresh || w.o.Addresses != nil {
+		return nil
+	}
+	for _, nic := range w.state.Nets {
+		if err := nic.Restore(ns); err != nil {
+			return fmt.Errorf("restore the interface %s: %w", nic.Name, err)
+		}
+	}
+	return ns.Do(func() error {
+		for _, key := range routerSysctls {
+			if value, ok := w.state.Sysctls[key]; ok {
+				if err := netx.WriteSysctl(key, value); err != nil && !errors.Is(err, os.ErrNotExist) {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // reapRestored reaps what criu has killed: it is this process's child.

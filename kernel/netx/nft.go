@@ -221,3 +221,25 @@ func probe(try func(*NS) error) error {
 	defer ns.Close()
 	return try(ns)
 }
+
+// Tables names the tables of the packet filter (nftables) in the namespace, as nft(8)
+// does: "inet filter". Where the kernel has none of it there are none.
+func (n *NS) Tables() ([]string, error) {
+	t, err := n.tables()
+	if missing := (*Missing)(nil); errors.As(err, &missing) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer t.close()
+	all, err := t.ListTables()
+	if err != nil {
+		return nil, fmt.Errorf("list the packet filter's tables: %w", err)
+	}
+	var names []string
+	for _, table := range all {
+		names = append(names, familyName(table.Family)+" "+table.Name)
+	}
+	return names, nil
+}

@@ -240,3 +240,13 @@ func (nic *NIC) restoreRoutes(home *NS, index int, away uint32) []error {
 		todo = failed
 	}
 }
+
+// Restore makes the interface of that name in n what it was when it was saved: another
+// one, made anew. What is right already is let be.
+func (nic *NIC) Restore(n *NS) error {
+	l, err := n.link(nic.Name)
+	if err != nil {
+		return err
+	}
+	return nic.restore(n, l.Attrs().Index, nil)
+}
