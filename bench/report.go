@@ -59,6 +59,9 @@ func (f figure) row(all map[string]*series) string {
 	case size:
 		value = ours.median()
 		cells[8] = fmt.Sprintf("≤ %v KiB", f.goal)
+	case each:
+		value = ours.median()
+		cells[8] = fmt.Sprintf("≤ %v ms", f.goal)
 	case tail:
 		value = ours.p90() / ours.median()
 		cells[7], cells[8] = fmt.Sprintf("%.2f", value), fmt.Sprintf("≤ %v", f.goal)
@@ -68,6 +71,8 @@ func (f figure) row(all map[string]*series) string {
 		switch f.kind {
 		case ratio:
 			cells[8] = fmt.Sprintf("≤ %v", f.goal)
+		case extra:
+			cells[8] = fmt.Sprintf("≤ +%v ms", f.goal)
 		case least:
 			cells[8] = fmt.Sprintf("≥ %v", f.goal)
 		}
@@ -77,6 +82,10 @@ func (f figure) row(all map[string]*series) string {
 		}
 		value = ours.median() / peer.median()
 		cells[5], cells[6], cells[7] = number(peer.median()), number(peer.p90()), fmt.Sprintf("%.2f", value)
+		if f.kind == extra {
+			value = ours.median() - peer.median()
+			cells[7] = fmt.Sprintf("+%.2f", value)
+		}
 	}
 	switch {
 	case f.kind == scale:
