@@ -32,7 +32,7 @@ const (
 )
 
 // slowGroups are those of which a round takes long, and how many they get at most.
-var slowGroups = map[string]int{"lab": 3, "wire": 11}
+var slowGroups = map[string]int{"lab": 3, "wire": 11, "snapshot": 11}
 
 // figures are what msh is held to.
 var figures = []figure{
@@ -56,6 +56,8 @@ var figures = []figure{
 	{11, "lab", "9 with IPv6, up", "lab 1024 v6: up", "mininet: up", 0, scale},
 	{11, "lab", "9 with IPv6, down", "lab 1024 v6: down", "mininet: down", 0, scale},
 	{12, "wire", "TCP between two machines, Gbit/s", "wire", "veth + bridge by hand", 0.97, least},
+	{16, "snapshot", "hibernate and wake 256 MiB", "hibernate 256", "criu dump, restore", 1.1, ratio},
+	{17, "snapshot", "clone of 64 MiB", "clone 64", "", 100, each},
 }
 
 // samplers are what can be measured. Each prepares what it needs, once, and
@@ -88,6 +90,10 @@ var samplers = map[string]func(*bench) (func() (float64, error), error){
 	"lab 16: each":      ourLab(up, 4, 4, "v4", 16),
 	"mininet: up":       mininetLab(up, 32),
 	"mininet: down":     mininetLab(down, 32),
+
+	"hibernate 256":      ourSnapshot("hibernate", 256),
+	"clone 64":           ourSnapshot("clone", 64),
+	"criu dump, restore": bareCriu(256),
 
 	"wire":                  (*bench).ourWire,
 	"veth + bridge by hand": (*bench).wireHandMade,
