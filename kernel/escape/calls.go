@@ -152,7 +152,7 @@ func gain(*Target) error {
 			continue
 		}
 		defer os.Remove(file)
-		if err := os.Chmod(file, 0o4755); err != nil {
+		if err := os.Chmod(file, 0o755|os.ModeSetuid); err != nil {
 			held = err
 			continue
 		}

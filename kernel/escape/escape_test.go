@@ -3,6 +3,7 @@ package escape
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -464,10 +465,16 @@ func TestNeighbours(t *testing.T) {
 	var columns []*column
 	for ids := range idsOf {
 		for _, level := range levels {
+			l := newLab(t)
+			m, err := l.Fork(t.Context(), l.Host(), &kernel.Spec{Resources: sharing(ids, level)})
+			if errors.Is(err, kernel.ErrNotSupported) && level == 3 {
+				continue // Landlock's scopes, since Linux 6.12, without which there is no such machine
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
 			c := &column{ids, level, map[string]map[string]Result{}}
 			columns = append(columns, c)
-			l := newLab(t)
-			m := fork(t, l, l.Host(), &kernel.Spec{Resources: sharing(ids, level)})
 			c.take(t, "run", byRun(t, l, m, nil, target.Arguments()))
 		}
 	}
