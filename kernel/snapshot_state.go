@@ -273,6 +273,9 @@ func (m *Machine) savable(filesOnly bool) error {
 		if !slices.Contains(savedKinds, r.Kind()) {
 			return refuse(m.Name()+", which has "+r.Kind()+"(…)", "a machine without: that cannot be saved", "")
 		}
+		if u, ok := r.(*Uname); ok && u.answers() {
+			return refuse(m.Name()+", whose uname msh answers by a seccomp listener, which cannot be saved", "a machine with no other names than those of a UTS space", "uname(nodename=…, domainname=…)")
+		}
 		n, ok := r.(*Netif)
 		switch {
 		case ok && n.Device != "":

@@ -233,13 +233,11 @@ func TestSnapshotRefused(t *testing.T) {
 		{"noroot", []Resource{space("pidspace")}, "", "no root of its own"},
 		{"nopids", []Resource{root}, "", "numbers of the host's"},
 		{"inner", []Resource{root, space("pidspace"), &Children{Max: 1}}, "", "machines inside it: in"},
-		{"netaddr", []Resource{root, space("pidspace"), &Routes{}}, "", "has routes(…)"},
+		{"security", []Resource{root, space("pidspace"), atLevel(1)}, "", "has security(…)"},
+		{"uname", []Resource{root, space("pidspace"), &Uname{Release: "4.0"}}, "", "seccomp listener"},
 		{"unshared", []Resource{root, space("pidspace")}, "exec unshare -u sleep 1000", "(sleep) has a uts namespace of its own"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if c.name == "netaddr" {
-				t.Skip("wants networks")
-			}
 			m := fork(t, l, c.given...)
 			if c.name == "inner" {
 				if _, err := l.Fork(t.Context(), m, &Spec{Name: "in"}); err != nil {
