@@ -94,6 +94,9 @@ func Migrate(ctx context.Context, machines []*Machine, to *Remote, o MigrateOpti
 		return g.report, nil
 	}
 	g.report.Mode, g.report.Why = StopAndCopy, "it was not asked for"
+	if o.Rounds != 0 && !me.Track {
+		g.report.Why = "the kernel does not tell which pages have changed (CONFIG_MEM_SOFT_DIRTY)"
+	}
 	at, err := handover.Give(ctx, o.dial, me, g, o.Patience)
 	if err != nil {
 		return nil, fail(err)

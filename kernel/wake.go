@@ -214,7 +214,11 @@ func (wk *wake) check() error {
 		return err
 	}
 	wk.criu.Keep = filepath.Join(wk.lab.host.State, ".criu")
-	return nil
+	if len(wk.all) > 1 {
+		// Its first look at the kernel makes things that two of them would make at once.
+		_, err = wk.criu.Features(wk.ctx)
+	}
+	return err
 }
 
 // checkHost tells whether processes of another computer can go on here.
