@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -122,11 +123,32 @@ func (t *Txn) guardDevices() error {
 	if err := t.step("keep it from other devices"); err != nil {
 		return err
 	}
+	return explainPrograms("device", guard(t.plan.Group.Dirs()[0], t.plan.Spec))
+}
+
+// levelGuard is for every machine that is given no device: it stays loaded.
+var levelGuard = sync.OnceValues(func() (*netx.DeviceGuard, error) { return netx.NewDeviceGuard(everyDevice()) })
+
+// guard keeps a control group from all devices but those that every machine has and
+// those that the spec names.
+func guard(group string, s *Spec) error {
+	if !s.Has("device") {
+		g, err := levelGuard()
+		if err != nil {
+			return err
+		}
+		return g.Guard(group)
+	}
 	rules := everyDevice()
-	for _, r := range t.plan.Spec.Resources {
+	for _, r := range s.Resources {
 		if d, ok := r.(*Device); ok {
 			rules = append(rules, d.rule)
 		}
 	}
-	return explainPrograms("device", netx.GuardDevices(t.plan.Group.Dirs()[0], rules))
+	g, err := netx.NewDeviceGuard(rules)
+	if err != nil {
+		return err
+	}
+	defer g.Close()
+	return g.Guard(group)
 }

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"msh/kernel/netx"
 	"msh/kernel/seccomp"
 )
 
@@ -288,7 +287,7 @@ func (s *Security) set(m *Machine) error {
 		}
 	}
 	if at.guardsDevices() && had.level() < levelNodes && !at.Spec.Has("device") { // which guards already
-		if err := explainPrograms("security", netx.GuardDevices(m.Groups()[0], everyDevice())); err != nil {
+		if err := explainPrograms("security", guard(m.Groups()[0], m.Spec())); err != nil {
 			return err
 		}
 	}

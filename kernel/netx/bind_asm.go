@@ -172,12 +172,23 @@ func attachGroup(dir string, programs []*groupProgram) error {
 const groupBPF = "Linux 5.14 or later with CONFIG_CGROUP_BPF, CONFIG_BPF_SYSCALL and CONFIG_SOCK_CGROUP_DATA"
 
 func (p *groupProgram) attachTo(dir int) error {
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: p.name, Type: p.kind, AttachType: p.attach, Instructions: slices.Clone(p.ins), License: "GPL"})
+	prog, err := p.loaded()
 	if err != nil {
-		return explainBPF(err, "load")
+		return err
 	}
 	defer prog.Close()
-	return explainBPF(link.RawAttachProgram(link.RawAttachProgramOptions{Target: dir, Program: prog, Attach: p.attach, Flags: unix.BPF_F_ALLOW_MULTI}), "attach")
+	return attachProgram(dir, prog, p.attach)
+}
+
+// loaded gives the program to the kernel. The caller closes it.
+func (p *groupProgram) loaded() (*ebpf.Program, error) {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: p.name, Type: p.kind, AttachType: p.attach, Instructions: slices.Clone(p.ins), License: "GPL"})
+	return prog, explainBPF(err, "load")
+}
+
+// attachProgram attaches it to an opened group, which keeps it from then on.
+func attachProgram(dir int, prog *ebpf.Program, as ebpf.AttachType) error {
+	return explainBPF(link.RawAttachProgram(link.RawAttachProgramOptions{Target: dir, Program: prog, Attach: as, Flags: unix.BPF_F_ALLOW_MULTI}), "attach")
 }
 
 func explainBPF(err error, what string) error {

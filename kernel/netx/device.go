@@ -1,8 +1,12 @@
 package netx
 
 import (
+	"fmt"
+	"os"
+
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
 )
 
 // DeviceRule lets a control group's processes open device nodes.
@@ -24,11 +28,36 @@ const (
 	devMknod, devRead, devWrit = 1, 2, 4
 )
 
-// GuardDevices confines a control group (v2, by its directory) to some devices: it
-// can open no other, by whatever name and through whatever mount. Making a node is
-// let be, as using it is what counts. It is done by a BPF program, which v2 has in
-// the place of v1's devices controller; it goes with the group, and holds for those below it.
-func GuardDevices(dir string, rules []DeviceRule) error {
+// DeviceGuard confines control groups (v2) to some devices: their processes can
+// open no other, by whatever name and through whatever mount. Making a node is let
+// be, as using it is what counts. It is a BPF program, which v2 has in the place of
+// v1's devices controller. Loading it is most of what it costs, so one guard serves
+// all groups with the same rules.
+type DeviceGuard struct{ prog *ebpf.Program }
+
+// NewDeviceGuard loads one. The caller closes it.
+func NewDeviceGuard(rules []DeviceRule) (*DeviceGuard, error) {
+	prog, err := deviceProgram(rules).loaded()
+	if err != nil {
+		return nil, fmt.Errorf("BPF program msh_device: %w", err)
+	}
+	return &DeviceGuard{prog}, nil
+}
+
+// Guard confines a group, by its directory, and those below it, until it ends.
+func (g *DeviceGuard) Guard(dir string) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(fd)
+	return attachProgram(fd, g.prog, ebpf.AttachCGroupDevice)
+}
+
+// Close gives the guard up; groups that it confines stay so.
+func (g *DeviceGuard) Close() error { return g.prog.Close() }
+
+func deviceProgram(rules []DeviceRule) *groupProgram {
 	p := newGroupProgram("msh_device", ebpf.CGroupDevice, ebpf.AttachCGroupDevice)
 	p.load(asm.R2, devAccess)
 	p.add(asm.Mov.Reg(asm.R3, asm.R2), asm.And.Imm(asm.R2, 0xffff), asm.RSh.Imm(asm.R3, 16), asm.JEq.Imm(asm.R3, devMknod, allow))
@@ -55,5 +84,5 @@ func GuardDevices(dir string, rules []DeviceRule) error {
 	}
 	p.goTo(deny)
 	p.end()
-	return attachGroup(dir, []*groupProgram{p})
+	return p
 }
