@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"msh/kernel/cgroup"
+	"msh/kernel/rawfile"
 )
 
 // A user who is not root has a space: a user namespace, in which the user is root,
@@ -300,9 +301,28 @@ func (u *userSpace) read(fd int) error {
 	return json.Unmarshal(b[:n], &u.spaceRecord)
 }
 
-// alive tells whether the holder is.
+// alive tells whether the holder is. One that is ending is waited for: its space can
+// be entered no more, and where nobody reaps it its number stays.
 func (u *userSpace) alive() bool {
-	return u.Pid > 0 && u.Boot == bootID() && startTime(u.Pid) == u.Start
+	if u.Pid <= 0 || u.Boot != bootID() {
+		return false
+	}
+	fd, err := openProcess(u.Pid, u.Start)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	if !exiting(u.Pid) {
+		return !ended(fd)
+	}
+	unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 3000)
+	return false
+}
+
+// exiting tells whether a process is on its way out (PF_EXITING in its flags).
+func exiting(pid int) bool {
+	b, err := rawfile.Read(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && statField(b, 6)&4 != 0
 }
 
 // renew ends what a dead space has left and makes a new one. The caller has the
