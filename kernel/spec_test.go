@@ -27,7 +27,8 @@ func every() []Resource {
 		&Netif{VNet: "lan", Name: "eth0", Addresses: []Address{{netip.MustParsePrefix("10.0.0.2/24")}}, Gateway: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
 			MTU: 1400, Cable: Cable{Out: netx.Impair{Rate: 1e6}, Named: []string{"rate"}}},
 		&Netaddr{Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2")}},
-		&Routes{Routes: []Route{{Dst: netip.MustParsePrefix("10.0.0.0/8"), Via: netip.MustParseAddr("10.0.0.1"), Metric: 3}}, Table: 7})
+		&Routes{Routes: []Route{{Dst: netip.MustParsePrefix("10.0.0.0/8"), Via: netip.MustParseAddr("10.0.0.1"), Metric: 3}}, Table: 7},
+		&Security{Level: 2, Caps: []string{"+net_admin"}, Landlock: map[string]string{"/": "r"}}, &Device{Path: "/dev/fuse", Access: "rw"}, &ProcView{})
 }
 
 func TestSpecJSON(t *testing.T) {
@@ -51,7 +52,7 @@ func TestSpecJSON(t *testing.T) {
 		}
 	}
 	var s Spec
-	for _, text := range []string{`{"Resources":[{"Kind":"soul","With":{}}]}`, `{"Resources":[{"Kind":"device","With":{}}]}`, `{"Resources":[{"Kind":"pids","With":{"Max":"x"}}]}`, `{"Resources":3}`} {
+	for _, text := range []string{`{"Resources":[{"Kind":"soul","With":{}}]}`, `{"Resources":[{"Kind":"controller","With":{}}]}`, `{"Resources":[{"Kind":"pids","With":{"Max":"x"}}]}`, `{"Resources":3}`} {
 		if err := json.Unmarshal([]byte(text), &s); err == nil {
 			t.Errorf("%s: read", text)
 		}
