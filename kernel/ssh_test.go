@@ -70,7 +70,7 @@ func TestDialFails(t *testing.T) {
 	}
 	// One that says nothing is left with the context, and ends with its input.
 	ssh := filepath.Join(t.TempDir(), "ssh")
-	if err := os.WriteFile(ssh, []byte("#!/bin/sh\nexec cat >/dev/null\n"), 0o755); err != nil {
+	if err := os.WriteFile(ssh, []byte("#!/bin/sh\nwhile read -r line; do :; done\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("MSH_SSH", ssh)
