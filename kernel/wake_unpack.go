@@ -1,0 +1,143 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"msh/kernel/checkpoint"
+)
+
+// unpack reads the snapshot to its end, into memory.
+func (wk *wake) unpack(r *checkpoint.Reader) error {
+	for {
+		s, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		w := wk.all[slices.IndexFunc(wk.all, func(w *waking) bool { return w.saved.Name == s.Machine })]
+		switch {
+		case s.Name == sectionState:
+			err = readSection(r, &w.state)
+		case s.Name == sectionLogs:
+			err = readSection(r, &w.logs)
+		case s.Name == checkpoint.SectionUpper:
+			err = w.unpackUpper(r)
+		case s.Name == checkpoint.SectionMemory || strings.HasPrefix(s.Name, checkpoint.SectionMemory+"."):
+			err = w.unpackImages(r, s.Name)
+		}
+		if err != nil {
+			return fmt.Errorf("%s of %s: %w", s.Name, s.Machine, err)
+		}
+	}
+	for _, w := range wk.all {
+		if w.saved.Mode == checkpoint.MemoryAndFiles && w.images == nil {
+			return fmt.Errorf("machine %s: no memory in it: %w", w.saved.Name, checkpoint.ErrHostile)
+		}
+		if err := errors.Join(w.pinIDs(), w.giveImages()); err != nil {
+			return err
+		}
+		if root, _ := w.spec.find("root").(*Root); root != nil {
+			if err := checkUsed(root.Source, w.state.Used); err != nil {
+				return fmt.Errorf("machine %s: %w", w.saved.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// giveImages lets criu read the images as whoever it is in a user namespace that has
+// no map yet. They lie in a mount that nobody else can reach.
+func (w *waking) giveImages() error {
+	if len(w.state.IDs) == 0 || w.work < 0 {
+		return nil
+	}
+	return filepath.WalkDir(fmt.Sprintf("/proc/self/fd/%d/", w.work), func(path string, d os.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir():
+			return os.Chmod(path, 0o755)
+		case d.Type().IsRegular():
+			return os.Chmod(path, 0o644)
+		}
+		return nil
+	})
+}
+
+// unpackImages unpacks memory, each round into a directory of its own beside the
+// others, as criu's links between them have it.
+func (w *waking) unpackImages(r *checkpoint.Reader, section string) error {
+	if w.work < 0 {
+		fd, err := newTmpfs("mode", "700")
+		if err != nil {
+			return err
+		}
+		w.work = fd
+	}
+	dir, err := makeDirAt(w.work, section)
+	if err != nil {
+		return err
+	}
+	if err := r.UnpackImages(w.ctx, int(dir.Fd()), checkpoint.UnpackOptions{}); err != nil {
+		dir.Close()
+		return err
+	}
+	if section != checkpoint.SectionMemory {
+		return dir.Close()
+	}
+	w.images = dir
+	return nil
+}
+
+// unpackUpper unpacks the upper layer: into the memory that the overlay will have,
+// or beside what is under root(upper=), to be put in its place at the end.
+func (w *waking) unpackUpper(r *checkpoint.Reader) error {
+	root, _ := w.spec.find("root").(*Root)
+	if root == nil || root.Write != "overlay" {
+		return fmt.Errorf("its root has none: %w", checkpoint.ErrHostile)
+	}
+	// Device nodes can be made by a root in the machine only where it has the ids of
+	// the host's, and there it could make them again.
+	o := checkpoint.UnpackOptions{Devices: !w.spec.Has("uidspace"), Xattr: overlayXattr, MaxBytes: root.Size}
+	if root.Upper != "" {
+		var err error
+		if w.aside, err = os.MkdirTemp(root.Upper, ".waking-"); err != nil {
+			return withHint(err, "the directory that its changes are kept under has to be there")
+		}
+		dir, err := os.Open(w.aside)
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		return r.UnpackUpper(w.ctx, int(dir.Fd()), o)
+	}
+	fd, err := newTmpfs(append(room(root.Size), "mode", "755")...)
+	if err != nil {
+		return err
+	}
+	w.layers = fd
+	dir, err := makeDirAt(fd, "upper")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return r.UnpackUpper(w.ctx, int(dir.Fd()), o)
+}
+
+// overlayXattr passes over what an overlay notes of the lower layer's own inodes:
+// they are others on another host, and the notes are optional.
+func overlayXattr(name string) string {
+	switch name {
+	case "trusted.overlay.origin", "user.overlay.origin", "trusted.overlay.uuid", "user.overlay.uuid", "trusted.overlay.nlink", "user.overlay.nlink":
+		return ""
+	}
+	return name
+}
