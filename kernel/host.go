@@ -94,6 +94,16 @@ func (h *Host) dirs(dir string) ([]string, error) {
 	return names, nil
 }
 
+// Owned tells whether an msh runs that a lab belongs to; kept machines need none.
+func (h *Host) Owned(lab string) bool {
+	f, err := os.Open(filepath.Join(h.State, lab, ownerFile))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
 // Sweep undoes what labs without an owner have left: machines that were not
 // meant to outlive their script, and half-made ones. With dead it also removes
 // kept machines that have ended. It returns what it removed, as LAB/MACHINE.

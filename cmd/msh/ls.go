@@ -25,7 +25,15 @@ func (a *app) lsCommand() *cobra.Command {
 			if asJSON {
 				return writeJSON(a.stdout, rows)
 			}
-			return tabulate(a.stdout, lsTable(rows))
+			if err := tabulate(a.stdout, lsTable(rows)); err != nil {
+				return err
+			}
+			for _, r := range rows {
+				if r.Left {
+					fmt.Fprintf(a.stderr, "msh: %s/%s: the script that made it is gone; `msh gc` removes it\n", r.Lab, r.Machine)
+				}
+			}
+			return nil
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "for programs")
@@ -44,6 +52,7 @@ type listed struct {
 	Processes uint64   `json:"processes"` // threads included
 	Memory    *uint64  `json:"memory"`    // bytes; null where it is not counted
 	Keep      bool     `json:"keep"`
+	Left      bool     `json:"left"` // its script was killed: the next msh, or `msh gc`, removes it
 }
 
 func (a *app) ls(c *cobra.Command, args []string) ([]listed, error) {
@@ -58,7 +67,9 @@ func (a *app) ls(c *cobra.Command, args []string) ([]listed, error) {
 	rows := []listed{}
 	for _, m := range machines {
 		if len(args) == 0 || m.LabName() == args[0] {
-			rows = append(rows, list(m))
+			l := list(m)
+			l.Left = !l.Keep && !h.Owned(l.Lab)
+			rows = append(rows, l)
 		}
 		m.Close()
 	}
