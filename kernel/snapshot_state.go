@@ -27,6 +27,7 @@ type savedState struct {
 	Mounts    []savedMount      `json:",omitempty"` // that are the host's
 	Used      []usedFile        `json:",omitempty"` // files of the lower layer
 	IDs       []IDMap           `json:",omitempty"` // of the uidspace
+	Confined  *Confinement      `json:",omitempty"` // all that security() has been set to, one after the other
 	Nets      []*netx.NIC       `json:",omitempty"` // its interfaces, as they are now
 	Sysctls   map[string]string `json:",omitempty"` // of its network
 }
@@ -245,7 +246,7 @@ func (s *snapshot) preflight() error {
 // savedKinds are the resources that wake again as they were. Of others nobody has
 // seen it yet, so that a machine with one is refused rather than woken without it.
 var savedKinds = []string{"cpu", "memory", "pids", "io", "children", "uidspace", "cgroupspace", "timespace", "ipcspace",
-	"netspace", "netif", "mountspace", "root", "pidspace", "mount", "uname", "sysctl", "rlimit"}
+	"netspace", "netif", "mountspace", "root", "pidspace", "mount", "uname", "sysctl", "rlimit", "security"}
 
 // savable tells whether a machine of that kind can be saved at all.
 func (m *Machine) savable(filesOnly bool) error {
@@ -283,6 +284,9 @@ func (m *Machine) savable(filesOnly bool) error {
 		case ok && n.Link != "":
 			return refuse(fmt.Sprintf("%s, whose interface %s is an end of a cable to another machine", m.Name(), n.Name), "interfaces on a vnet", "join the two by a vnet, or link(machine, vnet)")
 		}
+	}
+	if c := m.confinement(); !filesOnly && c != nil && len(c.Fences) > 0 {
+		return refuse(m.Name()+", whose programs are fenced in by Landlock, which the kernel lets nobody read or put back", "a machine of at most level 2, without landlock=", "save the files only (files_only=True): its init starts anew, in the fence")
 	}
 	if filesOnly && root.Upper == "" && !spec.Has("pidspace") {
 		return refuse(m.Name()+", whose changes are in memory that nobody but it can reach", "a machine with a PID space, or its changes in a directory", "make it with pidspace(), or root(…, upper=DIR)")
@@ -327,6 +331,7 @@ func (v *saving) look() error {
 	if v.o.FilesOnly {
 		return nil
 	}
+	v.state.Confined = m.confinement()
 	if v.state.Mounts, err = m.savedMounts(); err != nil {
 		return err
 	}

@@ -186,3 +186,16 @@ func (w *waking) pinIDs() error {
 	}
 	return w.spec.Validate()
 }
+
+// checkConfined tells whether whoever enters the machine can be confined as it was.
+func (w *waking) checkConfined() error {
+	c := w.state.Confined
+	if c == nil {
+		return nil
+	}
+	if c.Level < 0 || c.Level > topLevel || len(c.Fences) > 0 {
+		return fmt.Errorf("machine %s: it is confined as no machine that is saved can be: %w", w.saved.Name, checkpoint.ErrHostile)
+	}
+	_, err := c.filters()
+	return err
+}

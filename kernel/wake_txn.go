@@ -60,6 +60,9 @@ func (t *Txn) restore() (*Machine, error) {
 		return nil, fmt.Errorf("criu restored process %d and told of none", pid)
 	}
 	m := newMachine(t.lab, t.parent, t.plan)
+	if w.state.Confined != nil {
+		m.self.Confined = w.state.Confined
+	}
 	m.pid, m.pidfd, m.start, m.ledger = c.pid, c.pidfd, startTime(c.pid), t.ledger
 	m.self.Space = spacesOf(c.pid)
 	record, err := m.recordEntry()

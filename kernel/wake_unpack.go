@@ -41,7 +41,7 @@ func (wk *wake) unpack(r *checkpoint.Reader) error {
 		if w.saved.Mode == checkpoint.MemoryAndFiles && w.images == nil {
 			return fmt.Errorf("machine %s: no memory in it: %w", w.saved.Name, checkpoint.ErrHostile)
 		}
-		if err := errors.Join(w.pinIDs(), w.giveImages()); err != nil {
+		if err := errors.Join(w.pinIDs(), w.giveImages(), w.checkConfined()); err != nil {
 			return err
 		}
 		if root, _ := w.spec.find("root").(*Root); root != nil {
