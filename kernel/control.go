@@ -20,6 +20,9 @@ func (m *Machine) Freeze(ctx context.Context) error {
 	if err := m.controllable("freeze"); err != nil {
 		return err
 	}
+	if err := m.free(ctx, "freeze"); err != nil {
+		return err
+	}
 	m.starting.Lock()
 	defer m.starting.Unlock()
 	err := m.group.Freeze(ctx)
@@ -29,9 +32,14 @@ func (m *Machine) Freeze(ctx context.Context) error {
 	return err
 }
 
-// Thaw lets them go on.
+// Thaw lets them go on. It waits for the end of a snapshot of this msh's.
 func (m *Machine) Thaw(ctx context.Context) error {
 	if err := m.controllable("thaw"); err != nil {
+		return err
+	}
+	m.setting.Lock()
+	defer m.setting.Unlock()
+	if err := m.free(ctx, "thaw"); err != nil {
 		return err
 	}
 	return m.group.Thaw(ctx)
@@ -90,6 +98,9 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) error {
 		if errors.Is(err, ErrDead) {
 			return nil
 		}
+		return err
+	}
+	if err := m.free(ctx, "stop"); err != nil {
 		return err
 	}
 	if m.group.Frozen() {
@@ -166,6 +177,9 @@ func (m *Machine) Kill(ctx context.Context, sig unix.Signal) error {
 		}
 		return err
 	}
+	if err := m.free(ctx, "kill"); err != nil {
+		return err
+	}
 	if sig != unix.SIGKILL {
 		return m.signalAll(sig)
 	}
@@ -211,6 +225,9 @@ func (m *Machine) Set(r Resource) error {
 	}
 	m.setting.Lock()
 	defer m.setting.Unlock()
+	if err := m.free(context.Background(), "set"); err != nil {
+		return err
+	}
 	if err := r.(setter).set(m); err != nil {
 		return fmt.Errorf("set %s of %s: %w", r.Kind(), m.Name(), err)
 	}

@@ -43,7 +43,7 @@ func (m *Machine) destroyInside(ctx context.Context) error {
 			continue // half made: a sweep's
 		}
 		if c.parent.ID() == m.ID() {
-			errs = append(errs, c.Destroy(ctx))
+			errs = append(errs, c.destroy(ctx))
 		}
 		c.close()
 	}
@@ -56,11 +56,19 @@ func (m *Machine) Destroy(ctx context.Context) error {
 	if m.isHost() {
 		return bad("destroy", "", nil, "the host is not msh's to destroy")
 	}
+	if err := m.free(ctx, "destroy"); err != nil && !errors.Is(err, ErrDead) {
+		return err
+	}
+	return m.destroy(ctx)
+}
+
+// destroy is Destroy of one that may be in doubt.
+func (m *Machine) destroy(ctx context.Context) error {
 	var errs []error
 	if m.lab != nil {
 		for _, c := range slices.Backward(m.lab.Machines()) {
 			if c.parent == m {
-				errs = append(errs, c.Destroy(ctx))
+				errs = append(errs, c.destroy(ctx))
 			}
 		}
 	}

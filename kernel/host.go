@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,6 +52,9 @@ type Fault struct {
 	Parent int  // the step of the transaction that fails
 	Child  int  // the step of the child's program that fails
 	Kill   bool // instead of failing, msh is killed at that step
+	// Whole, if not nil, counts the steps of all transactions together, where else
+	// each counts its own.
+	Whole *atomic.Int64
 }
 
 // NewHost looks at the host; it makes nothing. state "" is DefaultState for root, a
@@ -114,6 +118,7 @@ func (h *Host) Sweep(ctx context.Context, dead bool) (removed []string, err erro
 	}
 	var errs []error
 	for _, lab := range labs {
+		errs = append(errs, h.mend(ctx, lab))
 		got, err := h.sweepLab(ctx, lab, dead)
 		removed = append(removed, got...)
 		errs = append(errs, err)
@@ -123,6 +128,14 @@ func (h *Host) Sweep(ctx context.Context, dead bool) (removed []string, err erro
 	}
 	h.tidy()
 	return removed, errors.Join(errs...)
+}
+
+// tidyLab removes what is left of a lab whose last machine has ended by another hand
+// than its script's.
+func (h *Host) tidyLab(ctx context.Context, lab string) error {
+	_, err := h.sweepLab(context.WithoutCancel(ctx), lab, false)
+	h.tidy()
+	return err
 }
 
 // tidy removes the state directory and the book where nobody uses them any more.
@@ -141,11 +154,7 @@ func (h *Host) sweepLab(ctx context.Context, lab string, dead bool) (removed []s
 			return true, err // a newer msh made it: it may be a kept machine
 		}
 		defer m.close()
-		stay := m.Spec().Keep && (!dead || m.State() != "dead")
-		if stay && m.State() != "dead" {
-			return stay, m.mend(ctx)
-		}
-		return stay, nil
+		return m.Spec().Keep && (!dead || m.State() != "dead"), nil
 	})
 	if errors.Is(err, errOwned) {
 		return nil, nil
@@ -217,10 +226,12 @@ func depth(dir string) int {
 // the lock.
 func releaseLab(dir string) {
 	entries, err := os.ReadDir(dir)
-	if err == nil && len(entries) == 1 && entries[0].Name() == ownerFile {
-		os.Remove(filepath.Join(dir, ownerFile))
-		os.Remove(dir)
+	if err != nil || slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() != ownerFile && e.Name() != stillDir }) {
+		return
 	}
+	os.RemoveAll(filepath.Join(dir, stillDir)) // of machines that have ended meanwhile
+	os.Remove(filepath.Join(dir, ownerFile))
+	os.Remove(dir)
 }
 
 const ownerFile = ".owner"

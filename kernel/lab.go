@@ -347,7 +347,7 @@ func (l *Lab) Close(ctx context.Context) error {
 			m.close()
 			continue
 		}
-		if err := m.Destroy(ctx); err != nil {
+		if err := m.destroy(ctx); err != nil {
 			errs = append(errs, err)
 		}
 	}

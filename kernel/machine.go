@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -219,6 +220,9 @@ func (m *Machine) awake() error {
 	case "dead":
 		return fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
 	case "frozen":
+		if n, err := m.still(); err == nil && n != nil && (n.inDoubt() || n.Pid != os.Getpid()) {
+			return n.inTheWay("start a program in", m.Name())
+		}
 		return withHint(fmt.Errorf("machine %s is frozen: what is started in it would not run", m.Name()), "thaw it first")
 	}
 	return nil

@@ -113,7 +113,7 @@ func explainDoubt(err error) error {
 	if !errors.Is(err, handover.ErrStays) {
 		return err
 	}
-	return withHint(err, "it stands still here until that is known: migrate it to the same host once more when that can be reached; if it never will be, thaw it with `msh migrate --take-back MACHINE`")
+	return withHint(err, "it stands still here until that is known: migrate it to the same host once more when that can be reached; if it never will be, `msh migrate --take-back MACHINE` lets it go on here")
 }
 
 // hello is what this host tells of itself.
@@ -142,7 +142,8 @@ type giving struct {
 	report    *MigrateReport
 	manifest  *checkpoint.Manifest
 	offer     *handover.Offer
-	lastPages uint64 // of the last round
+	still     standstill // that of the machines
+	lastPages uint64     // of the last round
 }
 
 // Offer looks the machines through, while they run.
@@ -196,7 +197,7 @@ func (g *giving) Snapshot(ctx context.Context, w io.Writer, commit func() error)
 		return err
 	}
 	moved := false
-	o := SnapshotOptions{Hibernate: true, Hold: true, Commit: func(context.Context) error {
+	o := SnapshotOptions{Hibernate: true, Hold: true, still: &g.still, Commit: func(context.Context) error {
 		err := commit()
 		moved = err == nil
 		return err
@@ -249,18 +250,14 @@ func (g *giving) again(round int, stats []*criu.Stats) bool {
 
 // Given writes the machines down as perhaps running elsewhere.
 func (g *giving) Given(token string) error {
-	return g.mark(held{Token: token, To: g.to})
+	g.still.Token, g.still.To = token, g.to
+	return g.still.save()
 }
 
 // Back takes that back.
-func (g *giving) Back() error { return g.mark(held{}) }
-
-func (g *giving) mark(h held) error {
-	var errs []error
-	for _, m := range g.all {
-		errs = append(errs, m.write(heldOp, h))
-	}
-	return errors.Join(errs...)
+func (g *giving) Back() error {
+	g.still.Token, g.still.To = "", nil
+	return g.still.save()
 }
 
 // counter counts what goes through.

@@ -219,8 +219,8 @@ func TestMigrateCuts(t *testing.T) {
 			if layers, _ := os.ReadDir(o.layersDir()); len(layers) > 0 != c.moves {
 				t.Errorf("layers there: %v", layers)
 			}
-			if h, err := m.isHeld(); !c.moves && (err != nil || h.Token != "") {
-				t.Errorf("held: %+v, %v", h, err)
+			if n, err := m.still(); n != nil || err != nil {
+				t.Errorf("stands still: %+v, %v", n, err)
 			}
 		})
 	}

@@ -164,7 +164,7 @@ func (h *Host) clearMove(ctx context.Context, at handover.Running) error {
 	if _, err := os.Stat(filepath.Join(h.State, at.Lab)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	_, err := h.Down(ctx, at.Lab, false)
+	_, err := h.down(ctx, at.Lab, false)
 	return err
 }
 

@@ -52,7 +52,7 @@ type SnapshotOptions struct {
 	Commit func(context.Context) error
 	// Hold has the machines stand still by their control groups, so that they do so
 	// even when this process has ended. A Commit's handover.ErrStays leaves them so,
-	// off their networks.
+	// off their networks, and their standstill as it is then.
 	Hold bool
 	// PreCopy, if not nil, is asked after each round of memory that is written
 	// ahead while the machines run, whether there shall be another, and before the
@@ -60,7 +60,8 @@ type SnapshotOptions struct {
 	// have changed; where it does not, there is no round.
 	PreCopy func(round int, s []*criu.Stats) (again bool)
 
-	whole *Lab // of which these are all machines
+	whole *Lab        // of which these are all machines
+	still *standstill // to be filled in; nil where nobody but this needs to know of it
 }
 
 // Version tells which msh this package is part of, for what it writes.
@@ -102,13 +103,12 @@ func Snapshot(ctx context.Context, w *checkpoint.Writer, machines []*Machine, o 
 	if len(machines) == 0 {
 		return nil, bad("snapshot", "", nil, "a machine at least")
 	}
-	s := &snapshot{ctx: ctx, w: w, o: o}
 	for _, m := range machines {
 		if m.isHost() {
 			return nil, NotHost("snapshot")
 		}
-		s.all = append(s.all, &saving{snapshot: s, m: m, upper: -1, work: -1})
 	}
+	s := newSnapshot(ctx, w, machines, o)
 	r, err := s.run()
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", s.verb(), s.names(), err)
@@ -119,10 +119,7 @@ func Snapshot(ctx context.Context, w *checkpoint.Writer, machines []*Machine, o 
 // Preview looks through the machines, as Snapshot does first, and returns what it
 // would say of them.
 func Preview(ctx context.Context, machines []*Machine, o SnapshotOptions) (*checkpoint.Manifest, error) {
-	s := &snapshot{ctx: ctx, o: o}
-	for _, m := range machines {
-		s.all = append(s.all, &saving{snapshot: s, m: m, upper: -1, work: -1})
-	}
+	s := newSnapshot(ctx, nil, machines, o)
 	defer s.lock()()
 	defer func() {
 		for _, v := range s.all {
@@ -137,13 +134,24 @@ func Preview(ctx context.Context, machines []*Machine, o SnapshotOptions) (*chec
 
 // snapshot is one under way.
 type snapshot struct {
-	ctx    context.Context
+	stepper
 	w      *checkpoint.Writer
 	o      SnapshotOptions
 	criu   *criu.Criu
 	all    []*saving
 	frozen time.Time
 	rounds int
+}
+
+func newSnapshot(ctx context.Context, w *checkpoint.Writer, machines []*Machine, o SnapshotOptions) *snapshot {
+	s := &snapshot{stepper: stepper{ctx: ctx, fault: machines[0].host.Fault}, w: w, o: o}
+	if o.still == nil {
+		s.o.still = &standstill{}
+	}
+	for _, m := range machines {
+		s.all = append(s.all, &saving{snapshot: s, m: m, upper: -1, work: -1})
+	}
+	return s
 }
 
 func (s *snapshot) verb() string {
@@ -178,6 +186,9 @@ func (s *snapshot) run() (*SnapshotReport, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.step("write the manifest"); err != nil {
+		return nil, err
+	}
 	if err := s.w.Manifest(m); err != nil {
 		return nil, err
 	}
@@ -185,16 +196,9 @@ func (s *snapshot) run() (*SnapshotReport, error) {
 		return nil, err
 	}
 	r := &SnapshotReport{}
-	if err := s.freeze(func() error {
-		err := s.writeFiles()
-		if err == nil && s.o.Hibernate {
-			err = s.finish(r)
-		}
-		return err
-	}); err != nil {
+	if err := s.standStill(r); err != nil {
 		return nil, err
 	}
-	r.Frozen, r.Rounds = time.Since(s.frozen), s.rounds
 	if !s.o.Hibernate {
 		if err := s.finish(r); err != nil {
 			return nil, err
@@ -203,11 +207,60 @@ func (s *snapshot) run() (*SnapshotReport, error) {
 	for _, v := range s.all {
 		r.Left = append(r.Left, v.left...)
 	}
-	if s.o.Hibernate {
-		return r, s.end()
-	}
 	return r, nil
 }
+
+// standStill has the machines stand still for as long as that takes, and ends those
+// that hibernate. A note tells of it, until nothing is left to be done.
+func (s *snapshot) standStill(r *SnapshotReport) error {
+	first, n := s.all[0].m, s.o.still
+	for _, v := range s.all {
+		n.Machines = append(n.Machines, v.m.Name())
+		if s.together() && !v.state.Frozen {
+			n.Stopped = append(n.Stopped, v.m.Name())
+		}
+	}
+	if err := s.step("write down that they will stand still"); err != nil {
+		return err
+	}
+	if err := first.host.newStandstill(first.labID, n); err != nil {
+		return err
+	}
+	err := s.freeze(func() error {
+		err := s.writeFiles()
+		if err == nil && s.o.Hibernate {
+			if err = s.finish(r); err == nil {
+				// Nothing takes it back any more. Where it cannot be written they go on
+				// after a crash, with the file beside them, or are in doubt.
+				n.End = true
+				n.save()
+			}
+		}
+		return err
+	})
+	r.Frozen, r.Rounds = time.Since(s.frozen), s.rounds
+	if errors.Is(err, handover.ErrStays) {
+		return errors.Join(err, n.leave())
+	}
+	if n.End {
+		if err != nil {
+			s.all[0].left = append(s.all[0].left, fmt.Sprintf("criu has not ended all of it: %v", err))
+		}
+		if err := s.end(); err != nil {
+			return err // the note stays: who comes next ends them
+		}
+	} else if err != nil {
+		return errors.Join(err, n.drop())
+	}
+	s.point()
+	if err := n.drop(); err != nil || !n.End || first.lab != nil {
+		return err
+	}
+	return first.host.tidyLab(s.ctx, first.labID)
+}
+
+// together tells whether they are stopped one by one before the first is dumped.
+func (s *snapshot) together() bool { return len(s.all) > 1 || s.o.FilesOnly || s.o.Hold }
 
 // lock keeps the machines as they are: nothing is started in them, nothing of
 // theirs is changed.
@@ -232,20 +285,9 @@ func (s *snapshot) lock() (unlock func()) {
 // freeze brings the machines to a stand, calls write, and lets them go on, or where
 // they are to hibernate ends them if write succeeded.
 func (s *snapshot) freeze(write func() error) error {
-	defer func() {
-		for _, v := range s.all {
-			v.unmark()
-		}
-	}()
-	for _, v := range s.all {
-		if err := v.mark(); err != nil {
-			return err
-		}
-	}
 	s.frozen = time.Now()
-	together := len(s.all) > 1 || s.o.FilesOnly || s.o.Hold
 	var errs []error
-	if together {
+	if s.together() {
 		for _, v := range s.all {
 			errs = append(errs, v.holdPorts())
 		}
@@ -260,8 +302,10 @@ func (s *snapshot) freeze(write func() error) error {
 		if errors.Is(err, handover.ErrStays) {
 			return
 		}
+		s.point()
 		for _, v := range s.all {
 			v.goOn()
+			s.point()
 		}
 	}()
 	if err = errors.Join(errs...); err != nil {
@@ -287,6 +331,7 @@ func (s *snapshot) freeze(write func() error) error {
 		err = write()
 	}
 	for _, v := range s.all {
+		s.point()
 		v.release <- err
 	}
 	wg.Wait()
@@ -308,7 +353,13 @@ func (s *snapshot) failed() error {
 // writeFiles writes what has to be of the instant at which all stand still.
 func (s *snapshot) writeFiles() error {
 	for _, v := range s.all {
+		if err := s.step("write its state"); err != nil {
+			return err
+		}
 		if err := v.writeState(); err != nil {
+			return err
+		}
+		if err := s.step("write its files"); err != nil {
 			return err
 		}
 		if v.upper >= 0 {
@@ -329,14 +380,21 @@ func (s *snapshot) finish(r *SnapshotReport) error {
 		if v.images == nil {
 			continue
 		}
+		if err := s.step("write its memory"); err != nil {
+			return err
+		}
 		if err := s.w.Images(s.ctx, v.m.Name(), checkpoint.SectionMemory, int(v.images.Fd())); err != nil {
 			return err
 		}
 	}
-	var err error
+	err := s.step("commit")
+	if err != nil {
+		return err
+	}
 	if r.Info, err = s.w.Commit(); err != nil {
 		return err
 	}
+	s.point()
 	if s.o.Commit != nil {
 		return s.o.Commit(s.ctx)
 	}
@@ -347,7 +405,8 @@ func (s *snapshot) finish(r *SnapshotReport) error {
 func (s *snapshot) end() error {
 	var errs []error
 	for _, v := range s.all {
-		errs = append(errs, v.m.Destroy(context.WithoutCancel(s.ctx)))
+		s.point()
+		errs = append(errs, v.m.destroy(context.WithoutCancel(s.ctx)))
 	}
 	return errors.Join(errs...)
 }
@@ -366,6 +425,9 @@ func (s *snapshot) preCopy() error {
 		s.rounds++
 		stats = nil
 		for _, v := range s.all {
+			if err := s.step("send memory ahead"); err != nil {
+				return err
+			}
 			st, err := v.preDump(s.rounds)
 			if err != nil {
 				return err

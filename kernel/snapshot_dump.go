@@ -21,6 +21,9 @@ func (v *saving) dump() error {
 		close(v.reached)
 		return <-v.release
 	}
+	if err := v.step("save its memory"); err != nil {
+		return err
+	}
 	d, err := v.request(checkpoint.SectionMemory)
 	if err != nil {
 		return err
@@ -44,6 +47,9 @@ func (v *saving) dump() error {
 				return v.holdPorts()
 			}
 		case criu.PostDump:
+			if err := v.step("look at its network"); err != nil {
+				return err
+			}
 			if err := v.saveNetwork(); err != nil {
 				return err
 			}
@@ -118,6 +124,9 @@ func (v *saving) stop() error {
 	if v.state.Frozen {
 		return nil
 	}
+	if err := v.step("freeze " + v.m.Name()); err != nil {
+		return err
+	}
 	v.stopped = true
 	if err := v.m.group.Freeze(v.ctx); err != nil {
 		return fmt.Errorf("freeze %s: %w", v.m.Name(), err)
@@ -129,14 +138,14 @@ func (v *saving) stop() error {
 func (v *saving) goOn() {
 	// Those of one that has ended go with its network, which the kernel takes apart a
 	// moment later: until then it would answer that there are no such connections.
-	alive := v.m.alive() == nil
+	alive := v.m.alive() == nil && !v.o.still.End
 	for _, p := range v.ports {
 		if err := p.release(alive); err != nil && v.m.alive() == nil {
 			v.left = append(v.left, fmt.Sprintf("the port of %s cannot be put on again: %v", v.m.Name(), err))
 		}
 	}
 	v.ports = nil
-	if v.stopped {
+	if v.stopped && !v.o.still.End {
 		v.stopped = false
 		if err := v.m.group.Thaw(context.WithoutCancel(v.ctx)); err != nil && v.m.alive() == nil {
 			v.left = append(v.left, fmt.Sprintf("%s cannot be thawed: %v", v.m.Name(), err))
@@ -166,6 +175,9 @@ func (p *heldPort) release(open bool) (err error) {
 func (v *saving) holdPorts() error {
 	v.ports = []*heldPort{}
 	for _, n := range v.m.Netifs() {
+		if err := v.step(fmt.Sprintf("take %s off %s", v.m.Name(), n.VNet)); err != nil {
+			return err
+		}
 		p, err := v.m.heldPort(n)
 		if err == nil {
 			err = p.ns.OpenPort(p.index, false)

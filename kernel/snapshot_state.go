@@ -221,6 +221,12 @@ func (s *snapshot) preflight() error {
 		if err := v.m.alive(); err != nil {
 			return err
 		}
+		if err := s.step("look through its processes"); err != nil {
+			return err
+		}
+		if err := v.m.free(s.ctx, s.verb()); err != nil {
+			return err
+		}
 		if err := v.m.savable(s.o.FilesOnly); err != nil {
 			return err
 		}

@@ -3,7 +3,6 @@ package kernel
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -63,8 +62,8 @@ func TestSnapshotFails(t *testing.T) {
 	goesOn := func(what string) {
 		t.Helper()
 		got(t, client, got(t, client, 0)+50)
-		if names, _ := filepath.Glob(server.Dir() + "/*"); strings.Contains(strings.Join(names, " "), savingFile) {
-			t.Errorf("%s: left in its directory: %v", what, names)
+		if n, err := server.still(); n != nil || err != nil {
+			t.Errorf("%s: %+v, %v", what, n, err)
 		}
 	}
 	stop := errors.New("stop here")
@@ -92,38 +91,6 @@ func TestSnapshotFails(t *testing.T) {
 		if _, err := os.Lstat(file + "2"); err == nil {
 			t.Error("cancelled: there is a file")
 		}
-	}
-}
-
-// What an msh that was killed in the midst of a snapshot leaves standing still, and
-// off its networks, the next one lets go on.
-func TestSnapshotKilled(t *testing.T) {
-	l := newLab(t)
-	_, server, client := pair(t, l)
-	v := &saving{snapshot: &snapshot{ctx: t.Context()}, m: server}
-	if err := errors.Join(v.holdPorts(), v.stop()); err != nil {
-		t.Fatal(err)
-	}
-	write := func(m savingMark) {
-		b, err := json.Marshal(m)
-		if err == nil {
-			err = os.WriteFile(server.savingFile(), b, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(savingMark{os.Getpid(), startTime(os.Getpid()), bootID(), true})
-	if err := server.mend(t.Context()); err != nil || server.State() != "frozen" {
-		t.Errorf("while it is being saved: %v, %s", err, server.State())
-	}
-	write(savingMark{os.Getpid(), startTime(os.Getpid()) - 1, bootID(), true})
-	if err := server.mend(t.Context()); err != nil || server.State() != "running" {
-		t.Errorf("afterwards: %v, %s", err, server.State())
-	}
-	got(t, client, got(t, client, 0)+50)
-	if _, err := os.Lstat(server.savingFile()); err == nil {
-		t.Error("the note is there yet")
 	}
 }
 

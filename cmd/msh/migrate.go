@@ -113,5 +113,9 @@ func (a *app) takeBack(c *cobra.Command, name string) error {
 		return err
 	}
 	defer m.Close()
-	return m.TakeBack(c.Context())
+	names, err := m.TakeBack(c.Context())
+	for _, name := range names {
+		fmt.Fprintf(a.stdout, "%s/%s goes on here\n", m.LabName(), name)
+	}
+	return err
 }
