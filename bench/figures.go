@@ -32,7 +32,7 @@ const (
 )
 
 // slowGroups are those of which a round takes long, and how many they get at most.
-var slowGroups = map[string]int{"lab": 3, "wire": 11, "snapshot": 11}
+var slowGroups = map[string]int{"lab": 3, "wire": 11, "snapshot": 11, "frozen": 5}
 
 // figures are what msh is held to.
 var figures = []figure{
@@ -58,6 +58,9 @@ var figures = []figure{
 	{12, "wire", "TCP between two machines, Gbit/s", "wire", "veth + bridge by hand", 0.97, least},
 	{16, "snapshot", "hibernate and wake 256 MiB", "hibernate 256", "criu dump, restore", 1.1, ratio},
 	{17, "snapshot", "clone of 64 MiB", "clone 64", "", 100, each},
+	{18, "snapshot", "TCP gap, 64 MiB, over a snapshot", "gap snapshot", "", 150, each},
+	{18, "snapshot", "the same, over hibernate and wake", "gap hibernate", "", 150, each},
+	{19, "frozen", "16 machines frozen : the slowest alone", "lab 16: frozen", "slowest alone", 2, ratio},
 }
 
 // samplers are what can be measured. Each prepares what it needs, once, and
@@ -93,6 +96,10 @@ var samplers = map[string]func(*bench) (func() (float64, error), error){
 
 	"hibernate 256":      ourSnapshot("hibernate", 256),
 	"clone 64":           ourSnapshot("clone", 64),
+	"gap snapshot":       ourSnapshot("gap: snapshot", 64),
+	"gap hibernate":      ourSnapshot("gap: hibernate", 64),
+	"lab 16: frozen":     frozenLab(together, 64),
+	"slowest alone":      frozenLab(slowest, 64),
 	"criu dump, restore": bareCriu(256),
 
 	"wire":                  (*bench).ourWire,
@@ -108,7 +115,7 @@ func choose(only string) ([]figure, error) {
 	for word := range strings.SplitSeq(only, ",") {
 		number, err := strconv.Atoi(strings.TrimSpace(word))
 		if err != nil || !slices.ContainsFunc(figures, func(f figure) bool { return f.number == number }) {
-			return nil, fmt.Errorf("-only: %q is no figure, want numbers up to %d", word, 15)
+			return nil, fmt.Errorf("-only: %q is no figure, want numbers up to %d", word, slices.MaxFunc(figures, func(a, b figure) int { return a.number - b.number }).number)
 		}
 		for _, f := range figures {
 			if f.number == number {

@@ -30,6 +30,7 @@ const settling = 5 * time.Second
 // both measures two things at a time, for samplers that want one each: what a
 // run has shown of the other is kept until that is asked for.
 type both struct {
+	rest time.Duration // before each run
 	run  func() ([2]float64, error)
 	left [2][]float64
 }
@@ -37,7 +38,7 @@ type both struct {
 func (p *both) sample(i int) func() (float64, error) {
 	return func() (float64, error) {
 		if len(p.left[i]) == 0 {
-			time.Sleep(settling)
+			time.Sleep(p.rest)
 			v, err := p.run()
 			if err != nil {
 				return 0, err
@@ -53,12 +54,12 @@ func (p *both) sample(i int) func() (float64, error) {
 }
 
 // pair is the one of that name, made when it is first asked for.
-func (b *bench) pair(name string, run func() ([2]float64, error)) *both {
+func (b *bench) pair(name string, rest time.Duration, run func() ([2]float64, error)) *both {
 	if b.pairs == nil {
 		b.pairs = map[string]*both{}
 	}
 	if b.pairs[name] == nil {
-		b.pairs[name] = &both{run: run}
+		b.pairs[name] = &both{rest: rest, run: run}
 	}
 	return b.pairs[name]
 }
@@ -81,7 +82,7 @@ func ourLab(what, fanout, each int, family string, per float64) func(*bench) (fu
 			return nil, err
 		}
 		name := fmt.Sprint("msh ", fanout, each, family)
-		sample := b.pair(name, func() ([2]float64, error) { return runLab(msh, file, fmt.Sprint(fanout), fmt.Sprint(each), family) }).sample(what)
+		sample := b.pair(name, settling, func() ([2]float64, error) { return runLab(msh, file, fmt.Sprint(fanout), fmt.Sprint(each), family) }).sample(what)
 		return func() (float64, error) {
 			v, err := sample()
 			return v / per, err
@@ -132,7 +133,7 @@ func mininetLab(what, fanout int) func(*bench) (func() (float64, error), error) 
 		if err := os.WriteFile(file, mininetSource, 0o644); err != nil {
 			return nil, err
 		}
-		return b.pair(fmt.Sprint("mininet ", fanout), func() (v [2]float64, err error) {
+		return b.pair(fmt.Sprint("mininet ", fanout), settling, func() (v [2]float64, err error) {
 			ctx, cancel := context.WithTimeout(context.Background(), labPatience)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, debianPython, file, fmt.Sprint(fanout))

@@ -20,6 +20,9 @@ Milliseconds, median and p90. What is counted:
   bwrap      the same two mounts and the whole process (--unshare-all --bind --proc --dev); it has no limits to set
   others     the whole process
   lab        up: inside the script, from before the first vnet to after the last machine; down: from the script's last line to msh's end
+  hibernate  inside the script, from before m.hibernate to after wake, of a file on the disk, synced; criu: two whole commands, nothing synced
+  TCP gap    the longest time that a machine gets nothing from another one, which sends a number every millisecond and is saved meanwhile
+  frozen     as lab.snapshot and m.snapshot tell it: 15 machines of 8 MiB and one of 64
   mininet    up: building the net and net.start(), down: net.stop(), inside its script; a tree of Linux bridges, no controller
 All of them: the same busybox as /bin/true in an overlay with its upper layer on a tmpfs. msh, crun and runc: new PID, mount, UTS, IPC and net
 namespaces, /proc /sys /dev /dev/pts /dev/shm /dev/mqueue, cpu 50 %, memory 256 MiB, 32 pids. unshare has neither root nor limits.

@@ -17,28 +17,65 @@ import (
 //go:embed snapshot.star
 var snapshotSource []byte
 
-// ourSnapshot measures, from inside the script, a machine with so many MiB of memory.
-func ourSnapshot(what string, mib int) func(*bench) (func() (float64, error), error) {
+// ourSnapshot measures, from inside the script, what becomes of a machine with so many
+// MiB of memory.
+func ourSnapshot(way string, mib int) func(*bench) (func() (float64, error), error) {
 	return func(b *bench) (func() (float64, error), error) {
-		msh, err := b.msh()
+		run, err := b.snapshotScript(way, mib)
 		if err != nil {
 			return nil, err
 		}
-		file := filepath.Join(b.dir, "snapshot.star")
-		if err := os.WriteFile(file, snapshotSource, 0o644); err != nil {
-			return nil, err
-		}
 		return func() (v float64, err error) {
-			out, err := exec.CommandContext(b.ctx, msh, file, what, fmt.Sprint(mib), b.dir).CombinedOutput()
+			out, err := run()
 			if err == nil {
-				_, err = fmt.Sscan(string(out), &v)
+				_, err = fmt.Sscan(out, &v)
 			}
-			if err != nil {
-				return 0, fmt.Errorf("%w\n%s", err, out)
-			}
-			return v, nil
+			return v, err
 		}, nil
 	}
+}
+
+// frozenLab measures for how long a lab stands still, and for how long its slowest
+// machine when that is saved alone.
+func frozenLab(what, mib int) func(*bench) (func() (float64, error), error) {
+	return func(b *bench) (func() (float64, error), error) {
+		run, err := b.snapshotScript("lab", mib)
+		if err != nil {
+			return nil, err
+		}
+		return b.pair("frozen", 0, func() (v [2]float64, err error) {
+			out, err := run()
+			if err == nil {
+				_, err = fmt.Sscan(out, &v[0], &v[1])
+			}
+			return v, err
+		}).sample(what), nil
+	}
+}
+
+// The two that frozenLab measures.
+const (
+	together = iota
+	slowest
+)
+
+// snapshotScript is a run of snapshot.star, which gives what that prints.
+func (b *bench) snapshotScript(way string, mib int) (func() (string, error), error) {
+	msh, err := b.msh()
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(b.dir, "snapshot.star")
+	if err := os.WriteFile(file, snapshotSource, 0o644); err != nil {
+		return nil, err
+	}
+	return func() (string, error) {
+		out, err := exec.CommandContext(b.ctx, msh, file, way, fmt.Sprint(mib), b.dir).CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%s: %w\n%s", way, err, out)
+		}
+		return string(out), err
+	}, nil
 }
 
 // bareCriu measures criu's own dump and restore of the same program, by itself, with
