@@ -42,7 +42,7 @@ type savedFile struct {
 
 // savedMount is a place where something of the host's, or of msh's, is mounted.
 type savedMount struct {
-	Label string // "hosts", "dev.NAME", or "mount.N" for the Nth resource of the Spec
+	Label string // "hosts", "dev.NAME", "view.NAME", or "mount.N", "device.N" for the Nth resource of the Spec
 	Path  string // in the machine
 }
 
@@ -252,7 +252,7 @@ func (s *snapshot) preflight() error {
 // savedKinds are the resources that wake again as they were. Of others nobody has
 // seen it yet, so that a machine with one is refused rather than woken without it.
 var savedKinds = []string{"cpu", "memory", "pids", "io", "children", "uidspace", "cgroupspace", "timespace", "ipcspace",
-	"netspace", "netif", "mountspace", "root", "pidspace", "mount", "uname", "sysctl", "rlimit", "security"}
+	"netspace", "netif", "mountspace", "root", "pidspace", "mount", "uname", "sysctl", "rlimit", "security", "device", "view"}
 
 // savable tells whether a machine of that kind can be saved at all.
 func (m *Machine) savable(filesOnly bool) error {
@@ -425,12 +425,27 @@ func (m *Machine) savedMounts() ([]savedMount, error) {
 		}
 	}
 	for i, r := range m.Spec().Resources {
-		if r, ok := r.(*Mount); ok && r.Type == "bind" {
-			path, err := m.resolve(r.Target)
-			if err != nil {
-				return nil, fmt.Errorf("find what is mounted on %s: %w", r.Target, err)
+		var target string
+		switch r := r.(type) {
+		case *Mount:
+			if r.Type != "bind" {
+				continue
 			}
-			add(fmt.Sprintf("mount.%d", i), path)
+			target = r.Target
+		case *Device:
+			target = r.Path
+		default:
+			continue
+		}
+		path, err := m.resolve(target)
+		if err != nil {
+			return nil, fmt.Errorf("find what is mounted on %s: %w", target, err)
+		}
+		add(fmt.Sprintf("%s.%d", r.Kind(), i), path)
+	}
+	if m.Spec().Has("view") {
+		for _, f := range viewFiles {
+			add(f.name(), f.Path)
 		}
 	}
 	if path, err := m.resolve(hostsPath); err == nil && !m.Spec().bringsHosts() {

@@ -89,25 +89,30 @@ func (t *Txn) openView(b *birth) error {
 		if !f.needs(l) {
 			continue
 		}
-		path := f.lxcfs()
-		if _, err := os.Stat(path); !l || err != nil {
-			if f.Text == nil {
-				path = "/proc/" + filepath.Base(f.Path) // what the machine would see anyway
-			} else if path, err = writeView(t.dir, f, t.parent, t.plan.Spec); err != nil {
-				return err
-			}
-		}
-		fd, err := t.own(unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC))
+		fd, err := t.viewTree(f, l)
 		if err != nil {
-			return fmt.Errorf("view: open %s as a mount: %w", path, err)
-		}
-		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE}
-		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-			return fmt.Errorf("view: make %s read-only: %w", path, err)
+			return err
 		}
 		b.files[f.fd()] = fd
 	}
 	return nil
+}
+
+// viewTree opens one of them.
+func (t *Txn) viewTree(f viewFile, l bool) (int, error) {
+	path := f.lxcfs()
+	if _, err := os.Stat(path); !l || err != nil {
+		if f.Text == nil {
+			path = "/proc/" + filepath.Base(f.Path) // what the machine would see anyway
+		} else if path, err = writeView(t.dir, f, t.parent, t.plan.Spec); err != nil {
+			return -1, err
+		}
+	}
+	fd, err := t.own(readOnlyTree(path))
+	if err != nil {
+		return -1, fmt.Errorf("view: %w", err)
+	}
+	return fd, nil
 }
 
 // writeView lays a file out in a machine's directory: in place, for it may be mounted.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -60,18 +61,29 @@ func (t *Txn) stage() (*staging, error) {
 
 // outside opens a mount that is somebody else's.
 func (t *Txn) outside(m savedMount, trees map[stage0.FD]int) (int, error) {
-	var i int
-	switch name, isDev := strings.CutPrefix(m.Label, "dev."); {
+	kind, name, _ := strings.Cut(m.Label, ".")
+	switch {
 	case m.Label == "hosts":
 		return t.own(t.lab.hostsMount(namesNets(t.plan.Nets)))
-	case isDev && slices.ContainsFunc(deviceNodes, func(d deviceNode) bool { return d.name == name }):
+	case kind == "dev" && slices.ContainsFunc(deviceNodes, func(d deviceNode) bool { return d.name == name }):
 		return t.own((&Tree{Source: "/dev/" + name, Param: "root: /dev"}).open())
-	default:
-		if n, err := fmt.Sscanf(m.Label, "mount.%d", &i); n == 1 && err == nil && i >= 0 && i < len(t.plan.Spec.Resources) {
-			if r, ok := t.plan.Spec.Resources[i].(*Mount); ok {
-				if fd, ok := trees[r.fd()]; ok {
-					return fd, r.restrict(fd)
-				}
+	case kind == "view":
+		if i := slices.IndexFunc(viewFiles, func(f viewFile) bool { return f.name() == m.Label }); i >= 0 {
+			return t.viewTree(viewFiles[i], lxcfs())
+		}
+	case kind == "mount" || kind == "device":
+		i, err := strconv.Atoi(name)
+		if err != nil || i < 0 || i >= len(t.plan.Spec.Resources) {
+			break
+		}
+		switch r := t.plan.Spec.Resources[i].(type) {
+		case *Mount:
+			if fd, ok := trees[r.fd()]; ok {
+				return fd, r.restrict(fd)
+			}
+		case *Device:
+			if fd, ok := trees[r.fd()]; ok {
+				return fd, nil
 			}
 		}
 	}

@@ -56,7 +56,7 @@ func Check(pids []int, b Bounds) []Problem {
 	}
 	var found []Problem
 	for _, p := range t.all {
-		for _, look := range []func(*tree, *process) []Problem{spaces, rights, descent, program, files, sockets, terminals} {
+		for _, look := range []func(*tree, *process) []Problem{spaces, rights, descent, program, files, devices, sockets, terminals} {
 			found = append(found, look(t, p)...)
 		}
 	}
@@ -248,6 +248,28 @@ func files(t *tree, p *process) (found []Problem) {
 			kind = "a " + kind
 		}
 		found = append(found, p.problem(mend, "has %s (descriptor %d)", kind, d.number)...)
+	}
+	return found
+}
+
+// devices looks for device nodes whose state the kernel does not give away: criu saves
+// the memory devices (null, zero, random, …), terminals, and interfaces' /dev/net/tun.
+func devices(t *tree, p *process) (found []Problem) {
+	const mem, misc, tun = 1, 10, 200
+	terminal := []uint32{4, 5, 136, 137, 138, 139, 140, 141, 142, 143}
+	for _, d := range p.fds {
+		var st unix.Stat_t
+		if !strings.HasPrefix(d.link, "/") || unix.Stat(fmt.Sprintf("/proc/%d/fd/%d", p.pid, d.number), &st) != nil {
+			continue
+		}
+		flags, _ := strconv.ParseInt(d.info["flags"], 8, 64)
+		major, minor := unix.Major(st.Rdev), unix.Minor(st.Rdev)
+		switch kind := st.Mode & unix.S_IFMT; {
+		case kind != unix.S_IFCHR && kind != unix.S_IFBLK, flags&unix.O_PATH != 0:
+		case kind == unix.S_IFCHR && (major == mem || major == misc && minor == tun || slices.Contains(terminal, major)):
+		default:
+			found = append(found, p.problem("have the program close it, or save the files only", "has the device %s open (descriptor %d)", d.link, d.number)...)
+		}
 	}
 	return found
 }
