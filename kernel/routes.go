@@ -129,7 +129,14 @@ func (r *Routes) Prepare(t *Txn) error {
 	if err := r.check(t.parent, ns); err != nil {
 		return err
 	}
-	table, err := r.free(t.host, t.parent, ns)
+	asked := *r
+	if t.restores() && r.Number != 0 {
+		asked.Table = r.Number // which its sockets have as their mark
+	}
+	table, err := asked.free(t.host, t.parent, ns)
+	if err != nil && asked.Table != r.Table {
+		err = fmt.Errorf("its sockets have the mark of the table that it had: %w", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -252,7 +252,7 @@ func (s *snapshot) preflight() error {
 // savedKinds are the resources that wake again as they were. Of others nobody has
 // seen it yet, so that a machine with one is refused rather than woken without it.
 var savedKinds = []string{"cpu", "memory", "pids", "io", "children", "uidspace", "cgroupspace", "timespace", "ipcspace",
-	"netspace", "netif", "mountspace", "root", "pidspace", "mount", "uname", "sysctl", "rlimit", "security", "device", "view"}
+	"netspace", "netif", "mountspace", "root", "pidspace", "mount", "uname", "sysctl", "rlimit", "security", "device", "view", "netaddr", "routes"}
 
 // savable tells whether a machine of that kind can be saved at all.
 func (m *Machine) savable(filesOnly bool) error {

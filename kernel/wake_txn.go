@@ -90,7 +90,7 @@ func (t *Txn) restoring(e criu.Event) error {
 		}
 		w.child = &Child{process: &process{pid: e.Pid, pidfd: pidfd, blob: -1}, sync: -1}
 		if !t.plan.Spec.ownsNetwork() {
-			return nil
+			return t.attach(w.child)
 		}
 		ns, err := t.childNet(w.child)
 		if err != nil {
