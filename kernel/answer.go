@@ -39,19 +39,9 @@ import (
 // unameSocket is where listeners are taken, in the machine's directory.
 const unameSocket = "uname.sock"
 
-// x32 tells whether this kernel has that ABI: a filter would answer for it all the same.
-var x32 = sync.OnceValue(func() bool {
-	const bit = 1 << 30 // __X32_SYSCALL_BIT
-	if runtime.GOARCH != "amd64" {
-		return false
-	}
-	_, _, errno := unix.RawSyscall(bit|unix.SYS_GETPID, 0, 0, 0)
-	return errno == 0
-})
-
 // unameFilter has every call of uname's wait for an answer.
 var unameFilter = sync.OnceValues(func() ([]byte, error) {
-	return seccomp.Asking(x32(), "uname", "olduname", "oldolduname")
+	return seccomp.Asking("uname", "olduname", "oldolduname")
 })
 
 // answerer answers for the processes of one machine. It is one thread: it goes into

@@ -134,22 +134,22 @@ func levelFilters(n int, kept capSet) ([]filter, error) {
 	}
 	var all []filter
 	if refuse := levels[n].refuse; refuse != nil {
-		code, err := seccomp.Compile(seccomp.Refusing(refuse...))
-		if err != nil {
-			return nil, fmt.Errorf("security: level %d: %w", n, err)
+		p, words := seccomp.Refusing(), fmt.Sprintf("refuse what level %d does", n)
+		var err error
+		if n >= levelMasks {
+			words = "allow what container engines do, and " + words
+			p, err = seccomp.Default(kept.engineNames())
 		}
-		all = append(all, filter{fmt.Sprintf("refuse what level %d does", n), 0, code})
-	}
-	if n >= levelMasks {
-		p, err := seccomp.Default(kept.engineNames())
 		var code []byte
 		if err == nil {
+			// One filter for both: the kernel translates each for every process.
+			p.Syscalls = append(p.Syscalls, refuse...)
 			code, err = seccomp.Compile(p)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("security: level %d: %w", n, err)
 		}
-		all = append(all, filter{"allow what container engines do", 0, code})
+		all = append(all, filter{words, 0, code})
 	}
 	madeFilters.Store(at, all)
 	return all, nil

@@ -1,13 +1,11 @@
 package seccomp
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,125 +58,130 @@ func compile(p *Profile, abis []*abi) ([]byte, error) {
 			rules[name] = append(rules[name], alts...)
 		}
 	}
-	whole, err := assemble(p, abis, rules, rest)
-	if err != nil {
-		return nil, err
-	}
-	if len(whole) > maxInstructions {
-		return nil, fmt.Errorf("a filter of %d instructions: the kernel takes %d", len(whole), maxInstructions)
-	}
-	return raw(whole)
+	return assemble(p, abis, rules, rest)
 }
-
-// raw lays instructions out as struct sock_filter.
-func raw(c code) ([]byte, error) {
-	all, err := bpf.Assemble(c)
-	if err != nil {
-		return nil, err
-	}
-	b := make([]byte, 0, InstructionSize*len(all))
-	for _, r := range all {
-		b = binary.NativeEndian.AppendUint16(b, r.Op)
-		b = append(b, r.Jt, r.Jf)
-		b = binary.NativeEndian.AppendUint32(b, r.K)
-	}
-	return b, nil
-}
-
-// code is a piece of a filter that ends in returns, and is the same wherever it stands.
-type code = []bpf.Instruction
-
-func ret(v uint32) code { return code{bpf.RetConstant{Val: v}} }
 
 // noSystemCall is what is said of a number that nobody has given a meaning when msh
 // was written. Programs try what is new, and take this as the word to do without.
 var noSystemCall = action{ret: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS), strictly: 2}
 
 // assemble joins the ABIs' parts. An ABI that the profile does not name is refused.
-func assemble(p *Profile, abis []*abi, rules map[string][]alternative, rest action) (code, error) {
+func assemble(p *Profile, abis []*abi, rules map[string][]alternative, rest action) ([]byte, error) {
 	has := func(a *abi) bool {
 		return slices.Contains(p.Architectures, a.name) || len(p.Architectures) == 0 && a == abis[0]
-	}
-	part := func(a *abi) code {
-		if !has(a) {
-			return ret(noSystemCall.ret)
-		}
-		return tree(a.ranges(rules, rest))
 	}
 	if !slices.ContainsFunc(abis, has) {
 		return nil, fmt.Errorf("architectures: got %v, want one of this machine's: %s", p.Architectures, abis[0].name)
 	}
-	whole := ret(noSystemCall.ret) // no ABI that is known
-	for i := len(abis) - 1; i >= 0; i-- {
-		a := abis[i]
+	w := newWriter()
+	none := place{ret: noSystemCall.ret}
+	part := func(a *abi) place {
+		if !has(a) {
+			return none
+		}
+		return w.tree(a.ranges(w, rules, rest))
+	}
+	whole := none // no ABI that is known
+	for i, a := range slices.Backward(abis) {
 		if a.bit != 0 {
 			continue // stands with the one that it shares its audit number with
 		}
 		body := part(a)
 		if i+1 < len(abis) && abis[i+1].bit != 0 {
-			body = choose(bpf.JumpGreaterOrEqual, abis[i+1].bit, part(abis[i+1]), body)
+			body = w.jump(jumpGreaterOrEqual, abis[i+1].bit, part(abis[i+1]), body)
 		}
-		body = append(code{bpf.LoadAbsolute{Off: offNumber, Size: 4}}, body...)
-		whole = choose(bpf.JumpEqual, a.audit, body, whole)
+		whole = w.jump(jumpEqual, a.audit, w.load(offNumber, body), whole)
 	}
-	return append(code{bpf.LoadAbsolute{Off: offABI, Size: 4}}, whole...), nil
-}
-
-// choose goes to yes where the loaded word stands to v as the test says, else to no.
-// A conditional jump reaches 255 instructions, the other kind any number.
-func choose(test bpf.JumpTest, v uint32, yes, no code) code {
-	if len(no) <= 255 {
-		return slices.Concat(code{bpf.JumpIf{Cond: test, Val: v, SkipTrue: uint8(len(no))}}, no, yes)
+	w.load(offABI, whole)
+	if len(w.code) > maxInstructions {
+		return nil, fmt.Errorf("a filter of %d instructions: the kernel takes %d", len(w.code), maxInstructions)
 	}
-	return slices.Concat(code{bpf.JumpIf{Cond: test, Val: v, SkipFalse: 1}, bpf.Jump{Skip: uint32(len(no))}}, no, yes)
+	return w.bytes(), nil
 }
 
 // span is the numbers from first up to the next span's, all treated alike.
 type span struct {
 	first uint32
-	do    code
+	do    place
 }
 
 // ranges says for all numbers of an ABI what is done.
-func (a *abi) ranges(rules map[string][]alternative, rest action) []span {
-	unnamed := rest
-	if !rest.allows() {
-		unnamed = noSystemCall
+func (a *abi) ranges(w *writer, rules map[string][]alternative, rest action) []span {
+	unnamed := place{ret: noSystemCall.ret}
+	if rest.allows() {
+		unnamed = place{ret: rest.ret}
 	}
 	var spans []span
-	add := func(first uint32, do code) {
-		if n := len(spans); n > 0 && same(spans[n-1].do, do) {
-			return
+	add := func(first uint32, do place) {
+		if n := len(spans); n == 0 || spans[n-1].do != do {
+			spans = append(spans, span{first, do})
 		}
-		spans = append(spans, span{first, do})
 	}
 	next := a.bit
 	for _, c := range a.calls() {
 		n := c.number | a.bit
 		if n > next {
-			add(next, ret(unnamed.ret))
+			add(next, unnamed)
 		}
-		add(n, decide(rules[c.name], rest))
+		add(n, w.decideOnce(c.name, rules[c.name], rest))
 		next = n + 1
 	}
-	add(next, ret(unnamed.ret))
+	add(next, unnamed)
 	return spans
 }
 
-// same tells whether two pieces are one and the same answer.
-func same(x, y code) bool { return len(x) == 1 && len(y) == 1 && x[0] == y[0] }
+// A stretch is numbers that are treated alike but for some single ones.
+type stretch struct {
+	span
+	but []span
+}
 
-// tree finds the span that the number is in by halving.
-func tree(spans []span) code {
-	if len(spans) == 1 {
-		return spans[0].do
+// mostBut is how many those are at most: they are tried one after the other.
+const mostBut = 4
+
+func stretches(spans []span) []stretch {
+	var all []stretch
+	for i := 0; i < len(spans); i++ {
+		s := stretch{span: spans[i]}
+		for len(s.but) < mostBut && i+2 < len(spans) && spans[i+2].do == s.do && spans[i+2].first == spans[i+1].first+1 {
+			s.but = append(s.but, spans[i+1])
+			i += 2
+		}
+		all = append(all, s)
 	}
-	half := len(spans) / 2
-	return choose(bpf.JumpGreaterOrEqual, spans[half].first, tree(spans[half:]), tree(spans[:half]))
+	return all
+}
+
+// tree finds the stretch that the number is in by halving.
+func (w *writer) tree(spans []span) place {
+	var search func(all []stretch) place
+	search = func(all []stretch) place {
+		if half := len(all) / 2; half > 0 {
+			above := search(all[half:])
+			return w.jump(jumpGreaterOrEqual, all[half].first, above, search(all[:half]))
+		}
+		at := all[0].do
+		for _, but := range slices.Backward(all[0].but) {
+			at = w.jump(jumpEqual, but.first, but.do, at)
+		}
+		return at
+	}
+	return search(stretches(spans))
+}
+
+// decideOnce is decide for a name: what is decided by arguments is so on every ABI.
+func (w *writer) decideOnce(name string, alts []alternative, rest action) place {
+	at, ok := w.decided[name]
+	if !ok {
+		if at = w.decide(alts, rest); at.at > 0 {
+			w.decided[name] = at
+		}
+	}
+	return at
 }
 
 // decide tries the alternatives for a system call, the strictest first.
-func decide(alts []alternative, rest action) code {
+func (w *writer) decide(alts []alternative, rest action) place {
 	alts = slices.Clone(alts)
 	slices.SortStableFunc(alts, func(x, y alternative) int { return y.strictly - x.strictly })
 	end := rest
@@ -188,70 +191,98 @@ func decide(alts []alternative, rest action) code {
 			break
 		}
 	}
-	for len(alts) > 0 && alts[len(alts)-1].ret == end.ret {
-		alts = alts[:len(alts)-1] // a condition for what is done anyway
-	}
-	do := ret(end.ret)
-	for _, a := range slices.Backward(alts) {
-		yes := ret(a.ret)
-		for _, arg := range slices.Backward(a.args) {
-			yes = condition(arg, yes)
+	at := place{ret: end.ret}
+	for n := len(alts); n > 0; n = len(alts) {
+		last := alts[n-1]
+		yes := place{ret: last.ret}
+		values := oneOf(alts)
+		switch alts = alts[:n-max(1, len(values))]; {
+		case at == yes: // a condition for what is done anyway
+		case values != nil:
+			at = w.equal(last.args[0].Index, values, yes, at)
+		default:
+			for _, arg := range slices.Backward(last.args) {
+				yes = w.condition(arg, yes, at)
+			}
+			at = yes
 		}
-		do = append(yes, do...)
 	}
-	return do
+	return at
 }
 
-// condition puts a test in front of yes, which if it fails goes on behind that. An
-// argument is two words; the filter has registers of one.
-func condition(arg specs.LinuxSeccompArg, yes code) code {
-	at := uint32(offArgs + 8*arg.Index)
-	low, high := bpf.LoadAbsolute{Off: at, Size: 4}, bpf.LoadAbsolute{Off: at + 4, Size: 4}
-	lo, hi := uint32(arg.Value), uint32(arg.Value>>32)
-	n := uint8(len(yes)) // at most six conditions of seven instructions, and a return
-	jump := func(test bpf.JumpTest, v uint32, t, f uint8) bpf.Instruction {
-		return bpf.JumpIf{Cond: test, Val: v, SkipTrue: t, SkipFalse: f}
+// oneOf are the values of the last alternatives which say the same of an argument
+// being equal to one of them, and which have their upper words in common.
+func oneOf(alts []alternative) (values []uint64) {
+	last := alts[len(alts)-1]
+	for _, a := range slices.Backward(alts) {
+		if len(a.args) != 1 || a.args[0].Op != specs.OpEqualTo || a.ret != last.ret || a.args[0].Index != last.args[0].Index || a.args[0].Value>>32 != last.args[0].Value>>32 {
+			break
+		}
+		values = append(values, a.args[0].Value)
 	}
-	var test code
+	return values
+}
+
+// An argument is two words; the filter has registers of one.
+func words(arg uint) (low, high uint32) { return offArgs + 8*uint32(arg), offArgs + 8*uint32(arg) + 4 }
+
+// equal goes to yes where an argument is one of the values, which have their upper
+// words in common.
+func (w *writer) equal(arg uint, values []uint64, yes, no place) place {
+	low, high := words(arg)
+	at := no
+	for _, v := range values {
+		at = w.jump(jumpEqual, uint32(v), yes, at)
+	}
+	return w.load(high, w.jump(jumpEqual, uint32(values[0]>>32), w.load(low, at), no))
+}
+
+// compare goes to yes where an argument stands to a value as op says: the upper words
+// tell, and where they are the same the lower ones.
+func (w *writer) compare(op uint16, arg uint, value uint64, yes, no place) place {
+	low, high := words(arg)
+	at := w.load(low, w.jump(op, uint32(value), yes, no))
+	hi := uint32(value >> 32)
+	return w.load(high, w.jump(jumpGreater, hi, yes, w.jump(jumpEqual, hi, at, no)))
+}
+
+// masked goes to yes where the bits of an argument that are in the mask are as in want.
+func (w *writer) masked(arg uint, mask, want uint64, yes, no place) place {
+	low, high := words(arg)
+	at := w.load(low, w.and(uint32(mask), w.jump(jumpEqual, uint32(want), yes, no)))
+	if mask>>32 == 0 && want>>32 == 0 {
+		return at
+	}
+	return w.load(high, w.and(uint32(mask>>32), w.jump(jumpEqual, uint32(want>>32), at, no)))
+}
+
+// condition goes to yes where it holds, else to no.
+func (w *writer) condition(arg specs.LinuxSeccompArg, yes, no place) place {
 	switch arg.Op {
 	case specs.OpEqualTo:
-		test = code{high, jump(bpf.JumpEqual, hi, 0, 2+n), low, jump(bpf.JumpEqual, lo, 0, n)}
+		return w.equal(arg.Index, []uint64{arg.Value}, yes, no)
 	case specs.OpNotEqual:
-		test = code{high, jump(bpf.JumpEqual, hi, 0, 2), low, jump(bpf.JumpEqual, lo, n, 0)}
+		return w.equal(arg.Index, []uint64{arg.Value}, no, yes)
 	case specs.OpGreaterThan:
-		test = code{high, jump(bpf.JumpGreaterThan, hi, 3, 0), jump(bpf.JumpEqual, hi, 0, 2+n), low, jump(bpf.JumpGreaterThan, lo, 0, n)}
+		return w.compare(jumpGreater, arg.Index, arg.Value, yes, no)
 	case specs.OpGreaterEqual:
-		test = code{high, jump(bpf.JumpGreaterThan, hi, 3, 0), jump(bpf.JumpEqual, hi, 0, 2+n), low, jump(bpf.JumpGreaterOrEqual, lo, 0, n)}
+		return w.compare(jumpGreaterOrEqual, arg.Index, arg.Value, yes, no)
 	case specs.OpLessThan:
-		test = code{high, jump(bpf.JumpGreaterThan, hi, 3+n, 0), jump(bpf.JumpEqual, hi, 0, 2), low, jump(bpf.JumpGreaterOrEqual, lo, n, 0)}
+		return w.compare(jumpGreaterOrEqual, arg.Index, arg.Value, no, yes)
 	case specs.OpLessEqual:
-		test = code{high, jump(bpf.JumpGreaterThan, hi, 3+n, 0), jump(bpf.JumpEqual, hi, 0, 2), low, jump(bpf.JumpGreaterThan, lo, n, 0)}
-	case specs.OpMaskedEqual: // Value is the mask
-		want := arg.ValueTwo
-		test = code{high, bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: hi}, jump(bpf.JumpEqual, uint32(want>>32), 0, 3+n),
-			low, bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: lo}, jump(bpf.JumpEqual, uint32(want), 0, n)}
-		if hi == 0 && want>>32 == 0 {
-			test = test[3:]
-		}
+		return w.compare(jumpGreater, arg.Index, arg.Value, no, yes)
 	}
-	return append(test, yes...)
+	return w.masked(arg.Index, arg.Value, arg.ValueTwo, yes, no) // OpMaskedEqual: Value is the mask
 }
 
 // Asking is a filter that lets all calls through, but has those of the names wait for
-// who holds its listener (SECCOMP_RET_USER_NOTIF). With x32 it is so for that ABI too.
-func Asking(withX32 bool, names ...string) ([]byte, error) {
+// who holds its listener (SECCOMP_RET_USER_NOTIF). A filter answers for an ABI that the
+// kernel lacks all the same: of those it has no part.
+func Asking(names ...string) ([]byte, error) {
 	ask := action{ret: unix.SECCOMP_RET_USER_NOTIF, strictly: 2}
 	rules := map[string][]alternative{}
 	for _, name := range names {
 		rules[name] = []alternative{{action: ask}}
 	}
-	p := Refusing()
-	if !withX32 {
-		p.Architectures = slices.DeleteFunc(p.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
-	}
-	whole, err := assemble(p, native(), rules, action{ret: unix.SECCOMP_RET_ALLOW})
-	if err != nil {
-		return nil, err
-	}
-	return raw(whole)
+	return assemble(Refusing(), native(), rules, action{ret: unix.SECCOMP_RET_ALLOW})
 }

@@ -213,3 +213,18 @@ func BenchmarkCompile(b *testing.B) {
 		}
 	}
 }
+
+// The kernel translates a filter anew for each process that it is installed for: the
+// engines' is to stay short. It is some tenth shorter than this, with every ABI.
+func TestLength(t *testing.T) {
+	on := abis("amd64")
+	p, err := Default(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Architectures = []specs.Arch{x86_64.name, x32.name, i386.name}
+	const most = 270
+	if n := len(mustCompile(t, p, on)) / InstructionSize; n > most {
+		t.Errorf("%d instructions, want at most %d", n, most)
+	}
+}
