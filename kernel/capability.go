@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"msh/kernel/rawfile"
-	"msh/kernel/stage0"
 )
 
 // capabilities are the names of capabilities(7), at the places of their numbers.
@@ -102,16 +101,29 @@ var ownCaps = sync.OnceValues(func() (capSet, error) {
 // from now on gets them. That takes CAP_SETPCAP, so it comes before a change of user.
 func (s *Steps) bound(kept capSet) {
 	words := "bound capabilities to " + kept.String()
-	for i := range 64 {
-		switch {
-		case kept>>i&1 != 0:
-		case i < len(capabilities):
+	for i := range knownCaps() {
+		if kept>>i&1 == 0 {
 			s.Call(words, 0, unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, i, 0, 0, 0)
-		default: // of a kernel that is newer than this list
-			s.Call(words, stage0.MayFail, unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, i, 0, 0, 0)
 		}
 	}
 }
+
+// knownCaps is how many capabilities this kernel has: all with a number below it. A newer
+// one may have more than have a name here.
+var knownCaps = sync.OnceValue(func() int {
+	n := len(capabilities)
+	has := func(i int) bool {
+		_, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(i), 0, 0, 0)
+		return err == nil
+	}
+	for has(n) {
+		n++
+	}
+	for n > 0 && !has(n-1) {
+		n--
+	}
+	return n
+})
 
 // keepCaps gives up what is had of other capabilities, and all that would be
 // inherited. A process that is not root has lost its own with the change of user.
