@@ -89,7 +89,7 @@ func (b *birth) start() (*process, error) {
 		}
 		files = append(files, uintptr(fd))
 	}
-	if b.fault == 0 && !ignoring() {
+	if b.fault == 0 && !ignoring() && !peculiar() {
 		b.program.PassOver()
 	}
 	code, err := b.program.Assemble(number)
@@ -122,6 +122,9 @@ func (b *birth) start() (*process, error) {
 	fork := func() (err error) {
 		p.pid, err = syscall.ForkExec(stage0Path, []string{"0"}, attr)
 		return err
+	}
+	if b.flags&unix.CLONE_NEWUSER != 0 && peculiar() {
+		fork = unhurried(fork)
 	}
 	if b.pidns >= 0 {
 		err = inPidSpace(b.pidns, fork)

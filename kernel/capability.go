@@ -128,13 +128,21 @@ var knownCaps = sync.OnceValue(func() int {
 // keepCaps gives up what is had of other capabilities, and all that would be
 // inherited. A process that is not root has lost its own with the change of user.
 func (s *Steps) keepCaps(kept capSet) {
+	s.Call("keep of them "+kept.String(), 0, unix.SYS_CAPSET, capHeader(), capData(kept))
+}
+
+// capHeader and capData are what capset(2) wants for this process: effective and
+// permitted those kept, inheritable none.
+func capHeader() []byte {
 	header := binary.NativeEndian.AppendUint32(nil, unix.LINUX_CAPABILITY_VERSION_3)
-	header = binary.NativeEndian.AppendUint32(header, 0) // this process
-	var data []byte                                      // two of struct __user_cap_data_struct
+	return binary.NativeEndian.AppendUint32(header, 0)
+}
+
+func capData(kept capSet) (data []byte) { // two of struct __user_cap_data_struct
 	for _, word := range []uint32{uint32(kept), uint32(kept >> 32)} {
-		for _, v := range []uint32{word, word, 0} { // effective, permitted, inheritable
+		for _, v := range []uint32{word, word, 0} {
 			data = binary.NativeEndian.AppendUint32(data, v)
 		}
 	}
-	s.Call("keep of them "+kept.String(), 0, unix.SYS_CAPSET, header, data)
+	return data
 }

@@ -66,6 +66,7 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 	self := m.self
 	m.mu.Unlock()
 	s := &Steps{Program: stage0.New(), Plan: &Plan{Spec: m.Spec(), Under: self, Group: m.group, Confined: self.Confined}}
+	s.leaveCaller()
 	s.leaveKeyring()
 	b.program = s.Program
 	if m.group == nil {
@@ -85,6 +86,7 @@ func (m *Machine) entry() (*birth, *Steps, func(), error) {
 		closeAll()
 		return nil, nil, nil, fmt.Errorf("enter %s: %w", m.Name(), err)
 	}
+	s.takeLimits(m)
 	if m.space()&unix.CLONE_NEWUSER == 0 { // else entering does
 		s.hide(self.Confined)
 	}
@@ -153,9 +155,7 @@ func (m *Machine) command(ctx context.Context, b *birth, s *Steps, c *Command, n
 func (s *Steps) fenced() {
 	c := s.Plan.Confined
 	s.enclose(c, "")
-	for _, r := range s.Plan.Under.Limit {
-		s.rlimit(r)
-	}
+	s.enteredLimits()
 	s.boundCaps(c)
 }
 
@@ -166,9 +166,7 @@ func (m *Machine) perform(steps func(*Steps)) error { return m.performWith(nil, 
 // performWith does so with descriptors that the steps name.
 func (m *Machine) performWith(files map[stage0.FD]int, steps func(*Steps)) error {
 	p, err := m.begin(files, func(s *Steps) error {
-		for _, r := range s.Plan.Under.Limit {
-			s.rlimit(r)
-		}
+		s.enteredLimits()
 		steps(s)
 		return nil
 	})

@@ -65,6 +65,8 @@ type Steps struct {
 	Plan *Plan
 
 	proc, sys any // the mounts on /proc and /sys that these steps have made
+
+	unnamed []*Rlimit // of an entry: those of the machine's init that no resource names
 }
 
 // NewPlan plans a machine. state is the directory msh will keep for it.

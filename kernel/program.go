@@ -39,6 +39,7 @@ const (
 func (p *Plan) write(state string) error {
 	s := p.Steps
 	s.Hold(syncFD) // closed by exec, it tells msh that the machine is up
+	s.leaveCaller()
 	s.hide(p.Confined)
 	s.leaveKeyring()
 	s.joinGroups()
@@ -253,7 +254,11 @@ var keyrings = sync.OnceValue(func() bool {
 // and the line to msh, which exec is to close.
 func (s *Steps) clean() {
 	s.Call("umask 022", 0, unix.SYS_UMASK, 0o022)
-	s.Spare(defaultActions()...)
+	spare := defaultActions()
+	if g := s.Plan.Group; g != nil && g.Path != "" && s.Plan.Space()&unix.CLONE_NEWUSER == 0 { // else that has been done
+		spare = append(spare[:len(spare):len(spare)], leaveGroups()...)
+	}
+	s.Spare(spare...)
 	s.Call("close the line to msh on exec", 0, unix.SYS_CLOSE_RANGE, stage0.BlobFD, syncNumber, closeOnExec)
 	s.Call("close all else", 0, unix.SYS_CLOSE_RANGE, syncNumber+1, uint64(^uint32(0)), 0)
 }

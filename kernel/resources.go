@@ -273,13 +273,13 @@ func listSysctls(v *View) ([]Available, error) {
 }
 
 func listRlimits(*View) ([]Available, error) {
+	all, err := limitsOf(0)
+	if err != nil {
+		return nil, err
+	}
 	var list []Available
-	for i, name := range rlimits {
-		var l unix.Rlimit
-		if err := unix.Prlimit(0, i, nil, &l); err != nil {
-			return nil, err
-		}
-		list = append(list, Available{Name: name, Available: true, Detail: fmt.Sprintf("soft %s, hard %s", limitText(l.Cur), limitText(l.Max))})
+	for _, l := range all {
+		list = append(list, Available{Name: l.Name, Available: true, Detail: fmt.Sprintf("soft %s, hard %s", limitText(l.Soft), limitText(l.Hard))})
 	}
 	return list, nil
 }

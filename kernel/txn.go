@@ -238,6 +238,9 @@ func (t *Txn) bringUp(c *Child) (*Machine, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := t.takeLimits(c); err != nil {
+			return nil, err
+		}
 		if err := t.step("let the child go on"); err != nil {
 			return nil, err
 		}

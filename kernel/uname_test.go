@@ -147,7 +147,7 @@ func elf(t *testing.T, path string, wide bool, code []byte) {
 const elfBuffer = 0x11000
 
 // i386 has three system calls for it, of three layouts.
-func TestUnameABI(t *testing.T) {
+func TestUnameABIV2(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("i386 is an ABI of amd64")
 	}

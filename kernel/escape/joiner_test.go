@@ -23,7 +23,7 @@ func TestJoiner(t *testing.T) {
 			target.Only, target.Self = []string{"joiner"}, self
 			l := newLab(t)
 			m := fork(t, l, l.Host(), &kernel.Spec{Resources: alone(ids, level)})
-			p, err := m.Spawn(t.Context(), command(target.Arguments()), "", kernel.RestartNo)
+			p, err := m.Spawn(t.Context(), &kernel.Command{Argv: attacking(target.Arguments())}, "", kernel.RestartNo)
 			if err != nil {
 				t.Fatal(err)
 			}
