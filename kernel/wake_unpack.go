@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"msh/kernel/checkpoint"
+	"msh/kernel/criu"
 )
 
 // unpack reads the snapshot to its end, into memory.
@@ -94,7 +95,7 @@ func (w *waking) unpackImages(r *checkpoint.Reader, section string) error {
 		return dir.Close()
 	}
 	w.images = dir
-	return nil
+	return criu.Populate(dir)
 }
 
 // unpackUpper unpacks the upper layer: into the memory that the overlay will have,
