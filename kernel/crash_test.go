@@ -106,6 +106,12 @@ func maker(role string) {
 			fail(err)
 			fail(outer.Destroy(ctx))
 		}
+	case "snapshot", "files", "hibernate", "wake", "clone", "migrate", "receive":
+		k, _ := strconv.Atoi(arg)
+		fail(saver(ctx, h, l, role, k))
+		if role != "receive" {
+			fmt.Println("past the last step")
+		}
 	case "keep": // leaves machines that are kept, and some that are not
 		kept := make(l.Host(), &Spec{Name: "kept", Keep: true, Resources: []Resource{space("pidspace"), &Uidspace{Size: 200000}, &Children{Max: 1}, &Root{Source: "/", Write: "overlay"}}})
 		_, err := kept.Spawn(ctx, &Command{Argv: []string{"sleep", "600"}}, "", RestartNo)

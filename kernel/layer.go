@@ -185,9 +185,9 @@ func unpackLayer(ctx context.Context, dir string, in io.Reader) error {
 	}
 }
 
-// holdLayers keeps layers that came from being swept until the returned function is
-// called: one that has just come stands under no machine yet.
-func (h *Host) holdLayers() (release func(), err error) {
+// holdLayers keeps layers that came from being swept until the file is closed: one that
+// has just come stands under no machine yet.
+func (h *Host) holdLayers() (*os.File, error) {
 	if err := os.MkdirAll(h.layersDir(), 0o700); err != nil {
 		return nil, explainState(err)
 	}
@@ -199,7 +199,7 @@ func (h *Host) holdLayers() (release func(), err error) {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
-	return func() { f.Close() }, nil
+	return f, nil
 }
 
 // sweepLayers removes layers that came and that no machine stands on any more, and
@@ -213,6 +213,11 @@ func (h *Host) sweepLayers() error {
 		return err
 	}
 	defer lock.Close()
+	return h.sweepLayersBy(lock)
+}
+
+// sweepLayersBy is sweepLayers by who may hold them itself.
+func (h *Host) sweepLayersBy(lock *os.File) error {
 	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return nil // something is on its way
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -51,7 +52,7 @@ func (h *Host) mendStill(ctx context.Context, lab string, n *standstill) error {
 			err = m.untraced(ctx)
 			switch {
 			case err != nil:
-			case n.End:
+			case n.End || n.Waking:
 				err = m.destroy(ctx)
 			case m.alive() == nil:
 				err = m.resume(ctx, slices.Contains(n.Stopped, name))
@@ -61,6 +62,9 @@ func (h *Host) mendStill(ctx context.Context, lab string, n *standstill) error {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s/%s: %w", lab, name, err))
 		}
+	}
+	for _, name := range n.Nets {
+		errs = append(errs, h.undoMachine(ctx, filepath.Join(h.State, lab, netsDir, name)))
 	}
 	return errors.Join(errs...)
 }

@@ -72,7 +72,7 @@ func Migrate(ctx context.Context, machines []*Machine, to *Remote, o MigrateOpti
 	if o.Patience == 0 {
 		o.Patience = DefaultPatience
 	}
-	g := &giving{ctx: ctx, to: to, o: o, all: machines, report: &MigrateReport{Host: to.String()}}
+	g := &giving{stepper: stepper{ctx: ctx, fault: machines[0].host.Fault}, to: to, o: o, all: machines, report: &MigrateReport{Host: to.String()}}
 	for _, m := range machines {
 		if m.isHost() {
 			return nil, NotHost("migrate")
@@ -135,7 +135,7 @@ func (h *Host) hello(ctx context.Context) (handover.Hello, error) {
 
 // giving is the giver of machines.
 type giving struct {
-	ctx       context.Context
+	stepper
 	to        *Remote
 	o         MigrateOptions
 	all       []*Machine
@@ -148,6 +148,9 @@ type giving struct {
 
 // Offer looks the machines through, while they run.
 func (g *giving) Offer(peer *handover.Hello) (*handover.Offer, error) {
+	if err := g.step("offer them"); err != nil {
+		return nil, err
+	}
 	m, err := Preview(g.ctx, g.all, SnapshotOptions{})
 	if err != nil {
 		return nil, err
@@ -184,6 +187,9 @@ func machineNames(all []*Machine) (names []string) {
 
 // Layer sends a root that the other host has not.
 func (g *giving) Layer(ctx context.Context, n int, w io.Writer) error {
+	if err := g.step("send " + g.offer.Layers[n].Name); err != nil {
+		return err
+	}
 	g.report.Layers = append(g.report.Layers, g.offer.Layers[n].Name)
 	return sendLayer(ctx, g.offer.Layers[n].Name, &counter{w, &g.report.Sent})
 }
@@ -250,7 +256,11 @@ func (g *giving) again(round int, stats []*criu.Stats) bool {
 
 // Given writes the machines down as perhaps running elsewhere.
 func (g *giving) Given(token string) error {
+	if err := g.step("write down that they may run elsewhere"); err != nil {
+		return err
+	}
 	g.still.Token, g.still.To = token, g.to
+	defer g.point()
 	return g.still.save()
 }
 

@@ -31,7 +31,7 @@ func (h *Host) Receive(ctx context.Context, in io.ReadCloser, out io.WriteCloser
 		in.Close()
 		out.Close()
 	}}
-	t := &taking{host: h, from: client()}
+	t := &taking{stepper: stepper{ctx: ctx, fault: h.Fault}, host: h, from: client()}
 	defer h.tidy()
 	defer t.close()
 	return handover.Take(ctx, line, me, t, h.moves())
@@ -54,27 +54,29 @@ func client() netip.Addr {
 
 // taking is the taker of machines.
 type taking struct {
+	stepper
 	host  *Host
 	from  netip.Addr
 	lab   string
 	offer *handover.Offer
 	bases map[string]string // layers that are here elsewhere, by where they were there
 	drop  []string          // layers that came, until something stands on them
-	holds func()
+	holds *os.File          // keeps them from being swept
 }
 
 func (t *taking) close() {
-	if t.holds != nil {
-		t.holds()
-	}
 	if len(t.drop) > 0 {
-		t.host.sweepLayers()
+		t.host.sweepLayersBy(t.holds) // gc does where something else is on its way
 	}
+	t.holds.Close() // nil is an error, and none of ours
 }
 
 // Want looks whether the machines can be woken here at all.
 func (t *taking) Want(peer *handover.Hello, o *handover.Offer) (*handover.Want, error) {
 	t.offer, t.bases = o, map[string]string{}
+	if err := t.step("look at the offer"); err != nil {
+		return nil, err
+	}
 	if err := CheckName("lab", "name", o.Lab); err != nil {
 		return nil, err
 	}
@@ -108,13 +110,16 @@ func (t *taking) Want(peer *handover.Hello, o *handover.Offer) (*handover.Want, 
 // Layer takes a root that is not here.
 func (t *taking) Layer(ctx context.Context, n int, r io.Reader) error {
 	l := t.offer.Layers[n]
+	if err := t.step("take " + l.Name); err != nil {
+		return err
+	}
 	dir, err := t.host.takeLayer(ctx, l, r)
 	if err != nil {
 		return err
 	}
 	t.bases[l.Name] = dir
 	t.drop = append(t.drop, dir)
-	return nil
+	return t.step("keep it")
 }
 
 func (t *taking) options() WakeOptions {
@@ -133,6 +138,9 @@ func (t *taking) Wake(ctx context.Context, r io.Reader, began func(handover.Runn
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, lab.Close(context.WithoutCancel(ctx))) }()
+	if err := t.step("claim the lab"); err != nil {
+		return nil, err
+	}
 	lab.mu.Lock()
 	err = lab.claim(ctx)
 	lab.mu.Unlock()
@@ -140,11 +148,20 @@ func (t *taking) Wake(ctx context.Context, r io.Reader, began func(handover.Runn
 		return nil, err
 	}
 	at := handover.Running{Name: t.offer.Name, Lab: lab.Name()}
+	if err := t.step("write down what it will be"); err != nil {
+		return nil, err
+	}
 	if err := began(at); err != nil {
 		return nil, err
 	}
 	o := t.options()
-	o.Ready = func(context.Context) error { return ready() }
+	o.Ready = func(context.Context) error {
+		if err := t.step("say that all is there"); err != nil {
+			return err
+		}
+		defer t.point()
+		return ready()
+	}
 	if _, err := lab.Wake(ctx, in, o); err != nil {
 		return nil, err
 	}

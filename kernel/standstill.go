@@ -22,6 +22,7 @@ import (
 //	the note says                      its msh has died
 //	that they are saved                they go on (mend)
 //	that they are to end               they end: they are in a file, or on another host
+//	that they are being woken          they end: they are in a file yet
 //	that they may run elsewhere        they stand still until that is known (settle, TakeBack)
 //
 // Machines that are saved at one instant have one note, and so one fate.
@@ -33,7 +34,9 @@ type standstill struct {
 	Boot     string
 	Machines []string
 	Stopped  []string `json:",omitempty"` // those that it freezes, by their control groups
+	Nets     []string `json:",omitempty"` // networks that are made with machines that are woken
 	End      bool     `json:",omitempty"`
+	Waking   bool     `json:",omitempty"`
 	// Token and To: they may run on another host, which has to be asked under that
 	// token.
 	Token string  `json:",omitempty"`
@@ -83,6 +86,15 @@ func (m *Machine) still() (*standstill, error) {
 		return all[i], err
 	}
 	return nil, err
+}
+
+// InDoubt is the host that the machine may run on already, after a move that broke off
+// where nobody could know; "" for a machine of which it is known.
+func (m *Machine) InDoubt() string {
+	if n, err := m.still(); err == nil && n != nil && n.inDoubt() && !n.alive() {
+		return n.To.String()
+	}
+	return ""
 }
 
 // newStandstill writes the note of machines that this msh is about to stop. None of
@@ -155,6 +167,9 @@ func (n *standstill) save() error {
 
 // drop removes the note: nothing of what it says holds any more.
 func (n *standstill) drop() error {
+	if n.file == "" {
+		return nil // it was never written
+	}
 	err := os.Remove(n.file)
 	os.Remove(filepath.Dir(n.file)) // if it is empty
 	if errors.Is(err, fs.ErrNotExist) {
@@ -189,7 +204,11 @@ func (n *standstill) inTheWay(what, name string) error {
 		return withHint(fmt.Errorf("%s %s: it may run on %s already: a move broke off where nobody could know", what, name, n.To),
 			fmt.Sprintf("`msh migrate %s %s` finds out; if that host never comes back, `msh migrate --take-back %s` lets it go on here", n.subject(), n.To, name))
 	}
-	return withHint(fmt.Errorf("%s %s: another msh, process %d, is saving it", what, name, n.Pid), "wait for its end")
+	doing := "saving"
+	if n.Waking {
+		doing = "waking"
+	}
+	return withHint(fmt.Errorf("%s %s: another msh, process %d, is %s it", what, name, n.Pid, doing), "wait for its end")
 }
 
 // subject is what `msh migrate` is told to ask for all of them.

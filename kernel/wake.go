@@ -65,14 +65,47 @@ func (l *Lab) Wake(ctx context.Context, r *checkpoint.Reader, o WakeOptions) ([]
 	if err := wk.unpack(r); err != nil {
 		return nil, err
 	}
-	if err := wk.makeNets(); err != nil {
-		return nil, errors.Join(err, wk.undoNets())
-	}
-	all, err := wk.run()
+	n, err := wk.note()
 	if err != nil {
-		return nil, errors.Join(err, wk.undoNets())
+		return nil, err
 	}
-	return all, nil
+	var all []*Machine
+	if err = wk.makeNets(); err == nil {
+		all, err = wk.run()
+	}
+	if err != nil {
+		err = errors.Join(err, wk.undoNets())
+	}
+	if e := n.drop(); e != nil && err == nil {
+		return nil, errors.Join(e, wk.undo(all), wk.undoNets())
+	}
+	return all, err
+}
+
+// note has all end whom a crash finds half awake, where each alone would stay. One
+// that is not kept goes with its script anyway.
+func (wk *wake) note() (*standstill, error) {
+	n := &standstill{Waking: true}
+	if !wk.o.Keep {
+		return n, nil
+	}
+	for _, w := range wk.all {
+		n.Machines = append(n.Machines, w.spec.Name)
+	}
+	err := wk.eachMissingNet(func(s *VNetSpec) error {
+		n.Nets = append(n.Nets, s.Name)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	wk.lab.mu.Lock()
+	err = wk.lab.claim(wk.ctx)
+	wk.lab.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return n, wk.lab.host.newStandstill(wk.lab.Name(), n)
 }
 
 // wake is one under way.
@@ -166,10 +199,15 @@ func (wk *wake) run() ([]*Machine, error) {
 	if err = errors.Join(errs...); err == nil {
 		return all, nil
 	}
+	return nil, errors.Join(err, wk.undo(all))
+}
+
+func (wk *wake) undo(all []*Machine) error {
+	var errs []error
 	for _, m := range slices.Backward(all) {
 		if m != nil {
-			err = errors.Join(err, m.Destroy(context.WithoutCancel(wk.ctx)))
+			errs = append(errs, m.destroy(context.WithoutCancel(wk.ctx)))
 		}
 	}
-	return nil, err
+	return errors.Join(errs...)
 }

@@ -32,6 +32,9 @@ func (a *app) lsCommand() *cobra.Command {
 				if r.Left {
 					fmt.Fprintf(a.stderr, "msh: %s/%s: the script that made it is gone; `msh gc` removes it\n", r.Lab, r.Machine)
 				}
+				if r.InDoubt != "" {
+					fmt.Fprintf(a.stderr, "msh: %s/%s stands still: it may run on %s already; `msh migrate` it there once more, which finds out\n", r.Lab, r.Machine, r.InDoubt)
+				}
 			}
 			return nil
 		},
@@ -52,7 +55,8 @@ type listed struct {
 	Processes uint64   `json:"processes"` // threads included
 	Memory    *uint64  `json:"memory"`    // bytes; null where it is not counted
 	Keep      bool     `json:"keep"`
-	Left      bool     `json:"left"` // its script was killed: the next msh, or `msh gc`, removes it
+	Left      bool     `json:"left"`     // its script was killed: the next msh, or `msh gc`, removes it
+	InDoubt   string   `json:"in_doubt"` // the host on which it may run already; "" where that is known
 }
 
 func (a *app) ls(c *cobra.Command, args []string) ([]listed, error) {
@@ -80,7 +84,7 @@ func (a *app) ls(c *cobra.Command, args []string) ([]listed, error) {
 }
 
 func list(m *kernel.Machine) listed {
-	l := listed{Lab: m.LabName(), Machine: m.Name(), State: m.State(), Pid: m.Pid(), Parent: m.Parent().Name(), Address: m.Address(), Addresses: addresses(m), Keep: m.Spec().Keep}
+	l := listed{Lab: m.LabName(), Machine: m.Name(), State: m.State(), Pid: m.Pid(), Parent: m.Parent().Name(), Address: m.Address(), Addresses: addresses(m), Keep: m.Spec().Keep, InDoubt: m.InDoubt()}
 	if s := counters(m); s != nil {
 		l.Processes, l.Memory = s.Pids, s.Memory
 	}
