@@ -28,7 +28,7 @@ import (
 //	look through the processes (preflight)    read the manifest: can it be woken here?
 //	manifest                                  unpack into memory, check every digest
 //	(rounds of pre-copy: memory.1, …)         networks that are missing are made
-//	ports off their switches                  a Txn for each machine, as for any other,
+//	criu is started; ports off their switches a Txn for each machine, as for any other,
 //	freeze, criu dumps into memory              but that criu makes the processes
 //	──── one instant for all ────             ──── all wait for each other ────
 //	state, upper layer                        ports onto their switches
@@ -283,20 +283,9 @@ func (s *snapshot) lock() (unlock func()) {
 }
 
 // freeze brings the machines to a stand, calls write, and lets them go on, or where
-// they are to hibernate ends them if write succeeded.
+// they are to hibernate ends them if write succeeded. criu is started before that, as
+// it takes longer to start than to save a small machine.
 func (s *snapshot) freeze(write func() error) error {
-	s.frozen = time.Now()
-	var errs []error
-	if s.together() {
-		for _, v := range s.all {
-			errs = append(errs, v.holdPorts())
-		}
-		for _, v := range s.all {
-			if errors.Join(errs...) == nil {
-				errs = append(errs, v.stop())
-			}
-		}
-	}
 	var err error
 	defer func() {
 		if errors.Is(err, handover.ErrStays) {
@@ -308,25 +297,32 @@ func (s *snapshot) freeze(write func() error) error {
 			s.point()
 		}
 	}()
-	if err = errors.Join(errs...); err != nil {
-		return err
-	}
 	var wg sync.WaitGroup
 	for _, v := range s.all {
+		v.started, v.begin = make(chan struct{}), make(chan error, 1)
 		v.reached, v.release, v.err = make(chan struct{}), make(chan error, 1), nil
 		wg.Go(func() {
 			v.err = v.dump()
-			select {
-			case <-v.reached:
-			default:
-				close(v.reached)
-			}
+			pass(v.started)
+			pass(v.reached)
 		})
+	}
+	for _, v := range s.all {
+		<-v.started
+	}
+	if err = s.failed(); err == nil {
+		s.frozen = time.Now()
+		err = s.stop()
+	}
+	for _, v := range s.all {
+		v.begin <- err
 	}
 	for _, v := range s.all {
 		<-v.reached
 	}
-	err = s.failed()
+	if err == nil {
+		err = s.failed()
+	}
 	if err == nil {
 		err = write()
 	}
@@ -339,6 +335,34 @@ func (s *snapshot) freeze(write func() error) error {
 		err = s.failed()
 	}
 	return err
+}
+
+// pass closes a gate that its one keeper may have closed already.
+func pass(gate chan struct{}) {
+	select {
+	case <-gate:
+	default:
+		close(gate)
+	}
+}
+
+// stop takes several machines off their networks, and freezes them, before the first
+// of them is dumped. A single one criu stops itself.
+func (s *snapshot) stop() error {
+	if !s.together() {
+		return nil
+	}
+	for _, v := range s.all {
+		if err := v.holdPorts(); err != nil {
+			return err
+		}
+	}
+	for _, v := range s.all {
+		if err := v.stop(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // failed is what the dumps that have ended say.
@@ -451,7 +475,9 @@ type saving struct {
 	stopped bool     // by msh, to be let go on
 	left    []string // what the snapshot does not hold
 
-	reached chan struct{} // closed where it stands still, or has failed
+	started chan struct{} // closed where criu is about to freeze it, or has failed
+	begin   chan error    // tells whether it is to be frozen
+	reached chan struct{} // closed where it is saved, or has failed
 	release chan error    // tells whether it is to go on as before
 
 	err   error

@@ -18,6 +18,10 @@ import (
 // for all, it waits to be told how it goes on.
 func (v *saving) dump() error {
 	if v.o.FilesOnly {
+		close(v.started)
+		if err := <-v.begin; err != nil {
+			return err
+		}
 		close(v.reached)
 		return <-v.release
 	}
@@ -37,11 +41,14 @@ func (v *saving) dump() error {
 	if v.o.Hibernate {
 		d.Leave = criu.LeaveDead
 	}
-	if v.stopped || v.state.Frozen {
+	if v.together() || v.state.Frozen {
 		d.Group = v.m.freezer()
 	}
 	d.Hook = func(e criu.Event) error {
 		switch e.Name {
+		case criu.PreDump:
+			close(v.started)
+			return <-v.begin
 		case criu.NetworkLock: // all of it stands still
 			if v.ports == nil {
 				return v.holdPorts()
