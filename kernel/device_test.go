@@ -34,7 +34,8 @@ func opens(t *testing.T, m *Machine, how, path string) bool {
 	return try(t, m, "/bin/sh", "-c", "exec 3"+how+path).Code == 0
 }
 
-func TestDevice(t *testing.T) {
+// The guard is the same program on v1 and v2, in a group of v2's.
+func TestDeviceV2(t *testing.T) {
 	path, numbers := node(t)
 	l := newLab(t)
 	for _, level := range []int{0, 1} {
@@ -59,8 +60,11 @@ func TestDevice(t *testing.T) {
 	want(t, "both", true, opens(t, m, "<>", path))
 	sh(t, m, "mknod /tmp/same "+numbers)
 	want(t, "by number", true, opens(t, m, "<>", "/tmp/same"))
+}
 
-	// A terminal of its own can be had, at every level, and nothing typed into it.
+// A terminal of its own can be had, at every level, and nothing typed into it.
+func TestDeviceTerminal(t *testing.T) {
+	l := newLab(t)
 	for n := 0; n <= topLevel; n++ {
 		m := fork(t, l, &Root{Source: "/", Write: "overlay"}, space("pidspace"), space("netspace"), atLevel(n))
 		var out strings.Builder

@@ -110,20 +110,20 @@ type column struct {
 // TestEscape makes every attack by every entry at every level, and prints the table.
 func TestEscape(t *testing.T) {
 	needRoot(t)
-	escape(t, Attacks(), 0, 1)
+	escape(t, Attacks(), []int{0, 1}, levels)
 }
 
 // elsewhere are the attacks that meet something else where control groups are one tree
 // of v2's, and where the kernel has an entry for 32-bit programs.
-var elsewhere = []string{"release_agent", "raise limit", "leave group", "memory", "disk", "console", "fork bomb", "int 0x80", "x32"}
+var elsewhere = []string{"release_agent", "raise limit", "leave group", "memory", "disk", "console", "int 0x80", "x32"}
 
-// TestEscapeV2 makes those. The ids are the host's: that kernel shifts no owners of the
-// file systems it has there.
+// TestEscapeV2 makes those, at the levels between which they are held. The ids are the
+// host's: that kernel shifts no owners of the file systems it has there.
 func TestEscapeV2(t *testing.T) {
 	needRoot(t)
 	needV2(t)
 	attacks := slices.DeleteFunc(Attacks(), func(a Attack) bool { return !slices.Contains(elsewhere, a.Name) })
-	escape(t, attacks, 0)
+	escape(t, attacks, []int{0}, []int{1, 2})
 }
 
 func needRoot(t *testing.T) {
@@ -145,8 +145,8 @@ func needV2(t *testing.T) {
 	}
 }
 
-// escape makes the attacks at every level, with the ids of those columns of From.
-func escape(t *testing.T, attacks []Attack, ids ...int) {
+// escape makes the attacks at the levels, with the ids of those columns of From.
+func escape(t *testing.T, attacks []Attack, ids, levels []int) {
 	var columns []*column
 	for _, ids := range ids {
 		for _, level := range levels {
@@ -226,6 +226,7 @@ func controls(t *testing.T, attacks []Attack) map[string]Result {
 	}
 	leak := os.NewFile(uintptr(dir), "leak")
 	defer leak.Close()
+	group := groupBelow(t)
 	for _, kind := range []string{"", "chroot", "userns"} {
 		target := targeting(outside, slices.DeleteFunc(slices.Clone(attacks), func(a Attack) bool { return a.Control != kind }))
 		if target.Only == nil {
@@ -235,6 +236,9 @@ func controls(t *testing.T, attacks []Attack) map[string]Result {
 		cmd := exec.Command(self, target.Arguments()...)
 		cmd.ExtraFiles = []*os.File{leak}
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
+		if group >= 0 {
+			cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, group
+		}
 		switch kind {
 		case "chroot":
 			cmd.SysProcAttr.Chroot, cmd.Dir = jail, "/"
@@ -251,6 +255,34 @@ func controls(t *testing.T, attacks []Attack) map[string]Result {
 		maps.Copy(all, results)
 	}
 	return all
+}
+
+// groupBelow is a control group of v2's for the controls, where the tests run in the root
+// of all groups, which there is no way out of. -1 is none.
+func groupBelow(t *testing.T) int {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(b) != "0::/\n" {
+		return -1
+	}
+	dir := fmt.Sprintf("/sys/fs/cgroup/escape-%d", os.Getpid())
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		unix.Close(fd)
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return fd
 }
 
 // judge compares what happened with what the attacks say of themselves, and prints

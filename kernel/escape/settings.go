@@ -188,6 +188,9 @@ func releaseAgent(*Target) error {
 	if !strings.Contains(string(b), "\tcgroup\n") {
 		return absent("no cgroup v1 on this kernel")
 	}
+	if b, _ := os.ReadFile("/proc/self/cgroup"); strings.HasPrefix(string(b), "0:") {
+		return newHierarchy() // all groups are v2's, which has no such thing
+	}
 	return groups(func(dir string) error {
 		for ; dir != "/" && dir != "."; dir = filepath.Dir(dir) {
 			err := openable(filepath.Join(dir, "release_agent"))
@@ -196,6 +199,22 @@ func releaseAgent(*Target) error {
 			}
 		}
 		return absent("no release_agent")
+	})
+}
+
+// newHierarchy makes one of v1's, without controllers, which has a release_agent too.
+func newHierarchy() error {
+	return inOwnTable(func() error {
+		dir, err := scratch()
+		if err != nil {
+			return err
+		}
+		defer os.Remove(dir)
+		if err := unix.Mount("escape", dir, "cgroup", 0, "none,name=escape"); err != nil {
+			return fmt.Errorf("mount cgroup: %w", err)
+		}
+		defer unix.Unmount(dir, unix.MNT_DETACH)
+		return openable(filepath.Join(dir, "release_agent"))
 	})
 }
 
