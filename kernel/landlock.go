@@ -70,6 +70,7 @@ func accessRights(access string) (uint64, bool) {
 type fence struct {
 	Paths   map[string]string // path in the machine → access, as "rw"
 	May     []string          `json:",omitempty"` // of them, those that need not be there
+	Below   bool              `json:",omitempty"` // that of a machine around, as its trees are mounted here
 	Sockets bool              `json:",omitempty"` // scope abstract sockets
 	Signals bool              `json:",omitempty"` // scope signals
 }
@@ -117,19 +118,141 @@ func (s *Steps) landlock(f *fence, program string) {
 		if slices.Contains(f.May, path) {
 			flags = stage0.MayFail
 		}
+		resolve := uint64(unix.RESOLVE_NO_MAGICLINKS)
+		if f.changeable(path) {
+			resolve = unix.RESOLVE_NO_SYMLINKS
+		}
 		// The rights stand where openat2(2) does not look, right before its result:
 		// the two are a struct landlock_path_beneath_attr. Links of the kernel's own
 		// would lead to what this process has open of msh's.
-		in := s.Call("is "+path+" a directory?", stage0.SkipNext, unix.SYS_OPENAT2, stage0.AtCwd, path, howToOpen(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, unix.RESOLVE_NO_MAGICLINKS), howSize, 0, rights)
+		in := s.Call("is "+path+" a directory?", stage0.SkipNext, unix.SYS_OPENAT2, stage0.AtCwd, path, howToOpen(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, resolve), howSize, 0, rights)
 		s.Call("let what is beneath it in: "+access, 0, unix.SYS_LANDLOCK_ADD_RULE, rules, unix.LANDLOCK_RULE_PATH_BENEATH, stage0.Tail{Step: in, From: 5}, 0)
 		if rights &= landlockFile; rights == 0 {
 			continue
 		}
-		at := s.Call("find "+path, flags, unix.SYS_OPENAT2, stage0.AtCwd, path, howToOpen(unix.O_PATH|unix.O_CLOEXEC, unix.RESOLVE_NO_MAGICLINKS), howSize, 0, rights)
+		at := s.Call("find "+path, flags, unix.SYS_OPENAT2, stage0.AtCwd, path, howToOpen(unix.O_PATH|unix.O_CLOEXEC, resolve), howSize, 0, rights)
 		s.Call("let it in: "+access, flags, unix.SYS_LANDLOCK_ADD_RULE, rules, unix.LANDLOCK_RULE_PATH_BENEATH, stage0.Tail{Step: at, From: 5}, 0)
 	}
 	s.Call("go into the fence", 0, unix.SYS_LANDLOCK_RESTRICT_SELF, rules, 0)
 	s.Call("close it", 0, unix.SYS_CLOSE, rules)
+}
+
+// changeable tells whether who is in the fence could have put a link where a path of it
+// is, by which another place would be let in at the next way in. A machine in a machine
+// has its root from there.
+func (f *fence) changeable(path string) bool {
+	if f.Below {
+		return true
+	}
+	for other, access := range f.Paths {
+		if strings.Contains(access, "w") && other != path && beneath(path, other) {
+			return true
+		}
+	}
+	return false
+}
+
+// beneath tells whether a path is that directory or in it.
+func beneath(path, dir string) bool {
+	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
+}
+
+// access is what the fence allows at a path: what is said of any directory above.
+func (f *fence) access(path string) string {
+	var all strings.Builder
+	for _, letter := range "rwx" {
+		for dir, access := range f.Paths {
+			if strings.ContainsRune(access, letter) && beneath(path, dir) {
+				all.WriteRune(letter)
+				break
+			}
+		}
+	}
+	return all.String()
+}
+
+// refence puts the fences of the machines around in terms of the machine's own root: by
+// where in the parent's the trees are that are mounted in it. A tree must not be let in
+// by where it is mounted, if it is not where it comes from.
+func (p *Plan) refence() error {
+	around := p.Under.Confined
+	if around == nil || len(around.Fences) == 0 || len(p.Trees) == 0 {
+		return nil
+	}
+	c := &Confinement{Level: p.Confined.Level, Caps: p.Confined.Caps, NoNewPrivs: p.Confined.NoNewPrivs, Profiles: p.Confined.Profiles}
+	for _, f := range around.Fences {
+		own, err := p.graft(f)
+		if err != nil {
+			return err
+		}
+		c.Fences = append(c.Fences, own)
+	}
+	c.Fences = append(c.Fences, p.Confined.Fences[len(around.Fences):]...)
+	for _, t := range p.Trees {
+		t.Plain = true
+	}
+	p.Confined = c
+	return nil
+}
+
+func (p *Plan) graft(f *fence) (*fence, error) {
+	own := &fence{Paths: map[string]string{}, Below: true, Sockets: f.Sockets, Signals: f.Signals}
+	put := func(kind, param, source, target string) error {
+		source = clean(source)
+		may, there := f.access(source), own.access(target)
+		inside := map[string]string{}
+		for path, access := range f.Paths {
+			if beneath(path, source) {
+				inside[clean(target+"/"+strings.TrimPrefix(path, source))] = access
+			}
+		}
+		if may != "" {
+			inside[target] = may
+		}
+		if len(inside) == 0 || strings.Trim(there, may) != "" {
+			want := "something that " + p.Under.Name + "'s fence lets in"
+			if there != "" {
+				want = fmt.Sprintf("at %s, which is let in with %q, what %s's fence lets in with as much", target, there, p.Under.Name)
+			}
+			return &ParamError{Kind: kind, Param: param, Got: fmt.Sprintf("%q, which it allows %q of", source, may), Want: want, Mend: "name it in the landlock of " + p.Under.Name}
+		}
+		maps.DeleteFunc(own.Paths, func(path, _ string) bool { return beneath(path, target) }) // covered
+		maps.Copy(own.Paths, inside)
+		return nil
+	}
+	root, upper := "/", ""
+	if r, ok := p.Spec.find("root").(*Root); ok {
+		root, upper = r.Source, r.Upper
+	}
+	if err := put("root", "source", root, "/"); err != nil {
+		return nil, err
+	}
+	if upper != "" && !strings.Contains(f.access(clean(upper)), "w") {
+		return nil, bad("root", "upper", upper, "a directory that "+p.Under.Name+"'s fence lets be written to")
+	}
+	err := p.each(func(r Resource) error {
+		switch r := r.(type) {
+		case *Mount:
+			if r.Type == "bind" {
+				return put("mount", "source", r.Source, clean(r.Target))
+			}
+		case *Device:
+			if p.Spec.Has("root") {
+				return put("device", "path", r.Path, r.Path)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for path := range own.Paths {
+		if path != "/" {
+			own.May = append(own.May, path)
+		}
+	}
+	slices.Sort(own.May)
+	return own, nil
 }
 
 // needLandlock is nil where this kernel can make such a fence.

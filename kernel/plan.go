@@ -91,6 +91,9 @@ func NewPlan(spec *Spec, under Under, host *cgroup.Host, state string) (*Plan, e
 	if p.Table {
 		p.Flags |= unix.CLONE_NEWNS
 	}
+	if err := p.refence(); err != nil {
+		return nil, err
+	}
 	path := under.Path + "/" + spec.Name
 	if under.Path == "" {
 		path = host.Base + "/msh." + under.Lab + "." + spec.Name

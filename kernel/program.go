@@ -175,7 +175,13 @@ func (s *Steps) relay() {
 		s.enter("enter "+p.Under.Name, parentFD, space)
 	}
 	for _, t := range p.Trees {
-		t.ref = s.Call("open "+t.words(), 0, unix.SYS_OPEN_TREE, stage0.AtCwd, t.Source, openTreeFlags(t.Below))
+		if t.Plain {
+			at := s.Call("find "+t.Source+", without links", 0, unix.SYS_OPENAT2, stage0.AtCwd, t.Source, howToOpen(unix.O_PATH|unix.O_CLOEXEC, unix.RESOLVE_NO_SYMLINKS), howSize)
+			t.ref = s.Call("open "+t.words(), 0, unix.SYS_OPEN_TREE, at, "", openTreeFlags(t.Below)|atEmptyPath)
+			s.Call("close it", 0, unix.SYS_CLOSE, at)
+		} else {
+			t.ref = s.Call("open "+t.words(), 0, unix.SYS_OPEN_TREE, stage0.AtCwd, t.Source, openTreeFlags(t.Below))
+		}
 		s.Call("keep it from the parent's table", 0, unix.SYS_MOUNT_SETATTR, t.ref, "", atEmptyPath|unix.AT_RECURSIVE, mountAttr(0, unix.MS_PRIVATE, 0), mountAttrSize)
 	}
 	flags := uint64(p.Flags) | unix.CLONE_PARENT | unix.CLONE_PIDFD | uint64(unix.SIGCHLD)

@@ -344,6 +344,64 @@ func TestSecurityLandlock(t *testing.T) {
 	}
 }
 
+// A machine in a fenced one is let into no more of that one's files, wherever they are
+// mounted in it; nor does a link that was put in the way let more in.
+func TestSecurityLandlockNested(t *testing.T) {
+	if landlockABI() == 0 {
+		t.Skip("no Landlock in this kernel")
+	}
+	l := newLab(t)
+	data, hidden := t.TempDir(), t.TempDir()
+	for _, dir := range []string{data, hidden} {
+		os.Chmod(dir, 0o777)
+		mustWrite(t, dir+"/file", "of "+filepath.Base(dir), 0o666)
+	}
+	system := map[string]string{"/usr": "rx", "/lib": "rx", "/lib64": "rx", "/bin": "rx", "/etc": "r", "/dev": "rw", "/proc": "r", "/data": "rw", "/look": "r"}
+	outer := fork(t, l, &Root{Source: "/", Write: "overlay"}, space("pidspace"), &Children{Max: 9},
+		&Mount{Source: data, Target: "/data", Type: "bind"}, &Mount{Source: hidden, Target: "/hidden", Type: "bind"}, &Mount{Source: data, Target: "/look", Type: "bind"},
+		&Security{Landlock: system})
+	if r := try(t, outer, "cat", "/hidden/file"); r.Code == 0 {
+		t.Fatal("the fence does not hold")
+	}
+	root := &Root{Source: "/", Write: "overlay"}
+	for what, rs := range map[string][]Resource{
+		"a tree from behind the fence":            {root, &Mount{Source: "/hidden", Target: "/mnt", Type: "bind"}},
+		"the same where the fence lets others in": {root, &Mount{Source: "/hidden", Target: "/data", Type: "bind"}},
+		"what is to be read where is written":     {root, &Mount{Source: "/look", Target: "/data/in", Type: "bind"}},
+		"a root from behind it":                   {&Root{Source: "/hidden", Write: "none"}},
+		"with its parent's root":                  {space("mountspace"), &Mount{Source: "/hidden", Target: "/data", Type: "bind"}},
+	} {
+		e := refused(t, l, outer, rs...)
+		if !strings.Contains(e, "fence") {
+			t.Errorf("%s: %s", what, e)
+		}
+	}
+	sh(t, outer, "ln -s /hidden /data/link")
+	contains(t, refused(t, l, outer, root, &Mount{Source: "/data/link", Target: "/mnt", Type: "bind"}), "/data/link", "too many levels of symbolic links")
+
+	inner := forkIn(t, l, outer, &Spec{Resources: []Resource{root, space("pidspace"), &Mount{Source: "/data", Target: "/mnt", Type: "bind"}}})
+	sh(t, inner, "cat /mnt/file && echo x >/mnt/new && cat /etc/passwd >/dev/null")
+	for _, script := range []string{"cat /hidden/file", "ls /", "ls /var", "echo x >/look/new", "echo x >/etc/new"} {
+		if r := try(t, inner, "/bin/sh", "-c", script); r.Code == 0 {
+			t.Errorf("%s: allowed", script)
+		}
+	}
+
+	// A path that lies where the machine may write is no link at the next way in.
+	if err := os.Mkdir(data+"/own", 0o777); err != nil {
+		t.Fatal(err)
+	}
+	delete(system, "/look")
+	system["/data/own"] = "x"
+	m := fork(t, l, root, space("pidspace"), &Mount{Source: data, Target: "/data", Type: "bind"}, &Mount{Source: hidden, Target: "/hidden", Type: "bind"}, &Security{Landlock: system})
+	sh(t, m, "mv /data/own /data/was && ln -s /hidden /data/own && ! cat /data/own/file")
+	_, err := m.Run(t.Context(), &Command{Argv: []string{"cat", "/hidden/file"}}, nil, long)
+	if err == nil {
+		t.Fatal("a link has let in what the fence does not")
+	}
+	contains(t, err.Error(), "find /data/own", "too many levels of symbolic links")
+}
+
 // A machine of level 3 that shares the parent's network and processes reaches no
 // abstract socket and no process of theirs.
 func TestSecurityScopes(t *testing.T) {

@@ -20,6 +20,7 @@ type Tree struct {
 	Below  bool   // with the mounts below it
 	IDs    bool   // its owners shifted into the machine's uidspace
 	Dir    bool   // must be a directory
+	Plain  bool   // must have no link in its path
 	ref    stage0.Ref
 }
 
@@ -52,7 +53,10 @@ func (t *Tree) open() (int, error) {
 	if t.Dir && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return -1, t.bad("a directory")
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, t.Source, uint(openTreeFlags(t.Below)))
+	fd, err := t.clone()
+	if err == unix.ELOOP && t.Plain {
+		return -1, t.bad("a path without links, as the parent has a fence of Landlock's")
+	}
 	if err == nil {
 		// A clone of a shared mount is one more peer of it: what is mounted in the
 		// machine would show up outside, and pivot_root refuses it.
@@ -70,6 +74,18 @@ func (t *Tree) open() (int, error) {
 		return -1, t.bad("for an ordinary user a directory without mounts below it, which the kernel lets nobody look under; a mount takes them along with options=[\"rbind\"]")
 	}
 	return -1, fmt.Errorf("%s: open_tree %s: %w", t.Param, t.Source, err)
+}
+
+func (t *Tree) clone() (int, error) {
+	if !t.Plain {
+		return unix.OpenTree(unix.AT_FDCWD, t.Source, uint(openTreeFlags(t.Below)))
+	}
+	at, err := unix.Openat2(unix.AT_FDCWD, t.Source, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(at)
+	return unix.OpenTree(at, "", uint(openTreeFlags(t.Below))|unix.AT_EMPTY_PATH)
 }
 
 func (t *Tree) bad(want string) error {
