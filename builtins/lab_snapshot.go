@@ -21,10 +21,10 @@ const savedLabDoc = "Saves the lab in one file: all its machines at one instant,
 
 var labSnapshotWord = ofLab(&interp.Word{
 	Name:    "snapshot",
-	Doc:     savedLabDoc + "All stand still until the last one's memory is written, and run on. A cable between two machines cannot be saved yet: have a vnet in its place.",
+	Doc:     savedLabDoc + "All stand still until the last one's memory is written, and run on.",
 	Params:  snapshotParams,
 	Returns: savedReturns,
-	Errors:  savedErrors + "; a machine inside another; a cable between two machines",
+	Errors:  savedErrors + "; a machine inside another",
 	Example: `lan = vnet("lan", subnet="10.0.0.0/24")
 for name in ["a", "b"]:
     machine_rfork(name=name, resources=[root("/"), pidspace(), netif(lan)])
@@ -42,7 +42,7 @@ var labHibernateWord = ofLab(&interp.Word{
 	Doc:     savedLabDoc + "Then its machines are gone, until they are woken. Its networks stay, for others.",
 	Params:  snapshotParams,
 	Returns: savedReturns,
-	Errors:  savedErrors + "; a machine inside another; a cable between two machines",
+	Errors:  savedErrors + "; a machine inside another",
 	Example: `lan = vnet("lan", subnet="10.0.0.0/24")
 machine_rfork(name="a", resources=[root("/"), pidspace(), netif(lan)])
 machine_rfork(name="b", resources=[root("/"), pidspace(), netif(lan)])

@@ -193,6 +193,7 @@ func (m *Machine) cableOf(n *Netif, f func(*Link, Cable) error) error {
 					err := f(k, c)
 					if err == nil {
 						k.cable = c
+						err = k.write(false)
 					}
 					k.mu.Unlock()
 					return err

@@ -294,7 +294,9 @@ func (l *Lab) fork(ctx context.Context, parent *Machine, spec *Spec, w *waking) 
 	plan, err := NewPlan(&s, parent.under(), l.host.Cgroup, filepath.Join(l.dir(), name))
 	if err == nil {
 		t := newTxn(ctx, l, parent, plan)
-		t.wake = w
+		if t.wake = w; w != nil {
+			w.plan = plan
+		}
 		m, err = t.run()
 	}
 	if err != nil {

@@ -35,10 +35,11 @@ type Link struct {
 	at   [2]*netx.NS // the namespace that each end's port is in
 	port [2]int
 
-	mu    sync.Mutex
-	cable Cable // Out is from the first end to the second
-	down  bool
-	dead  bool
+	mu     sync.Mutex
+	number int   // by which it is written down, 0 before it is
+	cable  Cable // Out is from the first end to the second
+	down   bool
+	dead   bool
 }
 
 // patchName is the patch panel's directory; no vnet can be called so.
@@ -52,6 +53,9 @@ func (l *Lab) Link(ctx context.Context, a, b LinkEnd, cable Cable) (*Link, error
 	}
 	if err := k.make(ctx); err != nil {
 		return nil, fmt.Errorf("link %s: %w", k.name, err)
+	}
+	if err := k.write(false); err != nil {
+		return nil, errors.Join(fmt.Errorf("link %s: %w", k.name, err), k.Destroy(ctx))
 	}
 	l.mu.Lock()
 	l.links = append(l.links, k)
@@ -242,7 +246,7 @@ func (k *Link) Set(c Cable) error {
 		}
 	}
 	k.cable = now
-	return nil
+	return k.write(false)
 }
 
 // SetUp pulls the cable, or puts it back: both ends lose their carrier, and
@@ -263,6 +267,9 @@ func (k *Link) SetUp(ctx context.Context, up bool) error {
 		return fmt.Errorf("link %s: %w", k.name, err)
 	}
 	k.down = !up
+	if err := k.write(false); err != nil {
+		return err
+	}
 	if up {
 		return k.awaitUp(ctx)
 	}
@@ -337,7 +344,7 @@ func (k *Link) Destroy(ctx context.Context) error {
 	k.dead = true
 	k.lab.dropLink(k)
 	if k.ends[0].VNet != nil && k.ends[1].VNet != nil {
-		return k.lab.retell() // two Ethernets again
+		return errors.Join(k.write(true), k.lab.retell()) // two Ethernets again
 	}
 	return nil
 }
@@ -388,6 +395,7 @@ func (l *Lab) PlanLink(a, b LinkEnd, cable Cable) (*Link, error) {
 		}
 		n := k.ends[i].Netif
 		if v := k.ends[1-i].VNet; v != nil {
+			n.Link = "" // a port of the switch
 			if k.ends[i].Netif, err = v.PlanAttach(e.Machine, n); err != nil {
 				return nil, err
 			}

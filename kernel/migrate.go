@@ -24,6 +24,7 @@ type MigrateOptions struct {
 	// Patience is for how long the other host is asked what has become of the move
 	// when the line breaks at its end; 0 stands for DefaultPatience.
 	Patience time.Duration
+	Whole    bool // they are all machines of their lab, all of whose networks move too
 
 	dial handover.Dial // in the place of ssh
 }
@@ -151,7 +152,7 @@ func (g *giving) Offer(peer *handover.Hello) (*handover.Offer, error) {
 	if err := g.step("offer them"); err != nil {
 		return nil, err
 	}
-	m, err := Preview(g.ctx, g.all, SnapshotOptions{})
+	m, err := Preview(g.ctx, g.all, SnapshotOptions{Whole: g.o.Whole})
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +204,7 @@ func (g *giving) Snapshot(ctx context.Context, w io.Writer, commit func() error)
 		return err
 	}
 	moved := false
-	o := SnapshotOptions{Hibernate: true, Hold: true, still: &g.still, Commit: func(context.Context) error {
+	o := SnapshotOptions{Hibernate: true, Hold: true, Whole: g.o.Whole, still: &g.still, Commit: func(context.Context) error {
 		err := commit()
 		moved = err == nil
 		return err

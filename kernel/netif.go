@@ -191,6 +191,14 @@ func (n *Netif) Plan(p *Plan) error {
 	return nil
 }
 
+// on is what it is plugged into.
+func (n *Netif) on() string {
+	if n.Link != "" {
+		return n.Link
+	}
+	return n.VNet
+}
+
 // Words tells of it in a plan.
 func (n *Netif) Words() string {
 	text := n.Name
@@ -229,6 +237,9 @@ func (n *Netif) Attach(t *Txn, c *Child) error {
 		if o == n {
 			index = i + 2 // after the loopback
 		}
+	}
+	if n.Link != "" {
+		return t.attachCable(c, n, index)
 	}
 	ns, err := t.childNet(c)
 	if err != nil {

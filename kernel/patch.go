@@ -71,20 +71,27 @@ func (k *Link) plug(w *netx.NS, i int) error {
 	}
 	defer ns.Close()
 	n.Port = k.port[i]
+	return plugPatch(w, ns, n, 0)
+}
+
+// plugPatch makes an interface in ns and its port on the panel w: at index, or where that
+// is 0 at one that the kernel chooses, in a machine that runs.
+func plugPatch(w, ns *netx.NS, n *Netif, index int) (err error) {
 	mtu := n.MTU
 	if mtu == 0 {
 		mtu = 1500
 	}
 	err = w.AddVeth(netx.Veth{
-		End: netx.End{Name: portName(k.port[i]), Index: k.port[i], MTU: mtu}, Up: true,
-		Far: netx.End{Name: n.Name, MAC: n.mac(), MTU: mtu}, FarNS: ns,
+		End: netx.End{Name: portName(n.Port), Index: n.Port, MTU: mtu}, Up: true,
+		Far: netx.End{Name: n.Name, Index: index, MAC: n.mac(), MTU: mtu}, FarNS: ns,
 	})
 	if err != nil {
 		return explainVeth(n, err)
 	}
-	index, err := n.arrive(ns)
-	if err != nil {
-		return err
+	if index == 0 {
+		if index, err = n.arrive(ns); err != nil {
+			return err
+		}
 	}
 	return n.bring(ns, index)
 }

@@ -206,22 +206,21 @@ func (h *Host) Machines() ([]*Machine, error) {
 }
 
 // FindAll makes handles for the machines that a name means: one machine, as in Find,
-// or those of the lab that is called so, the inner ones last.
-func (h *Host) FindAll(name string) ([]*Machine, error) {
+// or those of the whole lab that is called so, the inner ones last.
+func (h *Host) FindAll(name string) (all []*Machine, whole bool, err error) {
 	m, err := h.Find(name)
 	if err == nil {
-		return []*Machine{m}, nil
+		return []*Machine{m}, false, nil
 	}
 	if CheckName("", "", name) != nil {
-		return nil, err
+		return nil, false, err
 	}
 	names, e := h.dirs(filepath.Join(h.State, name))
 	if e != nil || len(names) == 0 {
-		return nil, err
+		return nil, false, err
 	}
 	innerFirst(filepath.Join(h.State, name), names)
 	slices.Reverse(names)
-	var all []*Machine
 	for _, n := range names {
 		m, err := h.load(name, n)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -231,12 +230,12 @@ func (h *Host) FindAll(name string) ([]*Machine, error) {
 			for _, m := range all {
 				m.close()
 			}
-			return nil, err
+			return nil, false, err
 		}
 		all = append(all, m)
 	}
 	if len(all) == 0 {
-		return nil, err
+		return nil, false, err
 	}
-	return all, nil
+	return all, true, nil
 }

@@ -60,7 +60,9 @@ type SnapshotOptions struct {
 	// have changed; where it does not, there is no round.
 	PreCopy func(round int, s []*criu.Stats) (again bool)
 
-	whole *Lab        // of which these are all machines
+	// Whole: these are all machines of their lab, all of whose networks are saved too.
+	Whole bool
+
 	still *standstill // to be filled in; nil where nobody but this needs to know of it
 }
 

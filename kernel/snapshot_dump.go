@@ -165,12 +165,20 @@ func (v *saving) goOn() {
 type heldPort struct {
 	ns    *netx.NS
 	index int
+	patch bool // it is an end of a cable to another machine, not a switch's
 	close bool // ns is this one's own
+}
+
+func (p *heldPort) open(open bool) error {
+	if p.patch {
+		return p.ns.HoldPatch(p.index, !open)
+	}
+	return p.ns.OpenPort(p.index, open)
 }
 
 func (p *heldPort) release(open bool) (err error) {
 	if open {
-		err = p.ns.OpenPort(p.index, true)
+		err = p.open(true)
 	}
 	if p.close {
 		p.ns.Close()
@@ -182,15 +190,15 @@ func (p *heldPort) release(open bool) (err error) {
 func (v *saving) holdPorts() error {
 	v.ports = []*heldPort{}
 	for _, n := range v.m.Netifs() {
-		if err := v.step(fmt.Sprintf("take %s off %s", v.m.Name(), n.VNet)); err != nil {
+		if err := v.step(fmt.Sprintf("take %s off %s", v.m.Name(), n.on())); err != nil {
 			return err
 		}
 		p, err := v.m.heldPort(n)
 		if err == nil {
-			err = p.ns.OpenPort(p.index, false)
+			err = p.open(false)
 		}
 		if err != nil {
-			return fmt.Errorf("take %s off %s: %w", v.m.Name(), n.VNet, err)
+			return fmt.Errorf("take %s off %s: %w", v.m.Name(), n.on(), err)
 		}
 		v.ports = append(v.ports, p)
 	}
@@ -201,13 +209,17 @@ func (v *saving) holdPorts() error {
 // where its network was pinned.
 func (m *Machine) heldPort(n *Netif) (*heldPort, error) {
 	if p, ok := m.portOf(n); ok {
-		return &heldPort{ns: p.NS, index: p.Index}, nil
+		return &heldPort{ns: p.NS, index: p.Index, patch: n.Link != ""}, nil
 	}
-	ns, err := netx.Open(m.netDir(n.VNet) + "/" + pinFile)
+	dir := m.netDir(n.VNet)
+	if n.Link != "" {
+		dir = m.netDir(patchName)
+	}
+	ns, err := netx.Open(dir + "/" + pinFile)
 	if err != nil {
 		return nil, err
 	}
-	return &heldPort{ns: ns, index: n.Port, close: true}, nil
+	return &heldPort{ns: ns, index: n.Port, patch: n.Link != "", close: true}, nil
 }
 
 // saveNetwork takes down what programs inside have made of the machine's network.

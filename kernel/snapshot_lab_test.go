@@ -85,11 +85,21 @@ func TestLabWhole(t *testing.T) {
 	}
 }
 
-// A manifest with networks that are none is refused.
+// A manifest with networks or cables that are none is refused.
 func TestSavedNetsHostile(t *testing.T) {
-	for _, text := range []string{`7`, `[null]`, `[{}]`, `[{"Trunks":[{"To":"a"}]}]`, `[{"Name":"a","Trunks":[{"To":"b"}]}]`} {
+	for _, text := range []string{`7`, `[null]`, `[{}]`, `[{"MTU":1500}]`} {
 		if got, err := savedNets(&checkpoint.Manifest{Networks: []byte(text)}); !errors.Is(err, checkpoint.ErrHostile) {
 			t.Errorf("%s: %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{`7`, `[null]`, `[{}]`, `[{"Ends":[{"VNet":"a"},{"VNet":"b"}]}]`, `[{"Ends":[{"VNet":"a"},{"Machine":"m","Netif":"eth0"}]}]`,
+		`[{"Ends":[{"VNet":"a","Machine":"m"},{"VNet":"a"}]}]`, `[{"Ends":[{"Machine":"m","Netif":"eth1"},{"VNet":"a"}]}]`,
+		`[{"Ends":[{"Machine":"m","Netif":"eth0"},{"Machine":"m","Netif":"eth0"}]}]`, `[{"Ends":[{"VNet":"a"},{"VNet":"a"}],"Cable":{"Out":{"Loss":300}}}]`} {
+		w := &waking{saved: &checkpoint.Machine{Name: "m"}, spec: &Spec{Name: "m", Resources: []Resource{&Netif{Name: "eth0", Link: "m-n"}, &Netif{Name: "eth2", VNet: "a"}}}}
+		wk := &wake{manifest: &checkpoint.Manifest{Networks: []byte(`[{"Name":"a"}]`), Cables: []byte(text)}, all: []*waking{w}}
+		w.wake = wk
+		if err := wk.readCables(); !errors.Is(err, checkpoint.ErrHostile) {
+			t.Errorf("%s: %v", text, err)
 		}
 	}
 }

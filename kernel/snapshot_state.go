@@ -112,7 +112,6 @@ func (s *snapshot) manifest() (*checkpoint.Manifest, error) {
 	if first.host.Cgroup.Unified {
 		m.Host.Cgroup = 2
 	}
-	var nets []*VNetSpec
 	for _, v := range s.all {
 		spec, err := json.Marshal(v.m.Spec())
 		if err != nil {
@@ -128,21 +127,18 @@ func (s *snapshot) manifest() (*checkpoint.Manifest, error) {
 			return nil, err
 		}
 		m.Machines = append(m.Machines, c)
-		for _, n := range v.m.Netifs() {
-			if n.VNet == "" || slices.ContainsFunc(nets, func(o *VNetSpec) bool { return o.Name == n.VNet }) {
-				continue
-			}
-			spec, err := v.m.vnetSpec(n)
-			if err != nil {
-				return nil, err
-			}
-			nets = append(nets, spec)
-		}
 	}
-	var err error
-	m.WholeLab = s.o.whole != nil
-	if all := s.allNets(nets); len(all) > 0 {
-		m.Networks, err = json.Marshal(all)
+	m.WholeLab = s.o.Whole
+	nets, err := s.networks()
+	if err == nil && len(nets) > 0 {
+		m.Networks, err = json.Marshal(nets)
+	}
+	if err != nil {
+		return nil, err
+	}
+	cables, err := s.cables()
+	if err == nil && len(cables) > 0 {
+		m.Cables, err = json.Marshal(cables)
 	}
 	return m, err
 }
@@ -234,6 +230,9 @@ func (s *snapshot) preflight() error {
 			return err
 		}
 	}
+	if _, err := s.cables(); err != nil {
+		return err
+	}
 	if s.o.FilesOnly {
 		return nil
 	}
@@ -283,12 +282,8 @@ func (m *Machine) savable(filesOnly bool) error {
 		if u, ok := r.(*Uname); ok && u.answers() {
 			return refuse(m.Name()+", whose uname msh answers by a seccomp listener, which cannot be saved", "a machine with no other names than those of a UTS space", "uname(nodename=…, domainname=…)")
 		}
-		n, ok := r.(*Netif)
-		switch {
-		case ok && n.Device != "":
+		if n, ok := r.(*Netif); ok && n.Device != "" {
 			return refuse(fmt.Sprintf("%s, whose interface %s is the host's %s", m.Name(), n.Name, n.Device), "interfaces on a vnet", "")
-		case ok && n.Link != "":
-			return refuse(fmt.Sprintf("%s, whose interface %s is an end of a cable to another machine", m.Name(), n.Name), "interfaces on a vnet", "join the two by a vnet, or link(machine, vnet)")
 		}
 	}
 	if c := m.confinement(); !filesOnly && c != nil && len(c.Fences) > 0 {

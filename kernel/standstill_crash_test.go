@@ -34,7 +34,7 @@ const (
 func saver(ctx context.Context, h *Host, l *Lab, role string, k int) error {
 	file := os.Getenv(makerFile)
 	find := func(name string) []*Machine {
-		all, err := h.FindAll(name)
+		all, _, err := h.FindAll(name)
 		if err != nil {
 			fmt.Println("error:", err)
 			os.Exit(1)
@@ -302,7 +302,7 @@ func (c *crashes) same(what string, before []string) {
 
 func (c *crashes) hibernate() {
 	c.Helper()
-	all, err := c.h.FindAll(c.name)
+	all, _, err := c.h.FindAll(c.name)
 	if err != nil {
 		c.Fatal(err)
 	}

@@ -21,7 +21,7 @@ func (h *Host) undo(ctx context.Context, e ledger.Entry) error {
 			return err
 		}
 		return g.Remove(ctx)
-	case recordOp, netOp:
+	case recordOp, netOp, cableOp:
 		return nil
 	case "pin":
 		var path string

@@ -117,6 +117,8 @@ type wake struct {
 	criu     *criu.Criu
 	all      []*waking
 	nets     []*VNet // those it has made
+	cables   []savedCable
+	links    []*Link // those of the cables that have a machine at an end
 }
 
 // waking is a machine of it.
@@ -124,6 +126,7 @@ type waking struct {
 	*wake
 	saved  *checkpoint.Machine
 	spec   *Spec // as it is to be
+	plan   *Plan // once it is being made
 	state  savedState
 	logs   map[string][]byte
 	layers int // memory for the upper layer, -1 for none
@@ -176,6 +179,9 @@ func (wk *wake) run() ([]*Machine, error) {
 		errs = append(errs, w.err)
 	}
 	err := errors.Join(errs...)
+	if err == nil {
+		err = wk.connect()
+	}
 	if err == nil && wk.o.Ready != nil {
 		err = wk.o.Ready(wk.ctx)
 	}
@@ -197,6 +203,9 @@ func (wk *wake) run() ([]*Machine, error) {
 		}
 	}
 	if err = errors.Join(errs...); err == nil {
+		err = wk.handOut(func(w *waking) *Machine { return w.machine })
+	}
+	if err == nil {
 		return all, nil
 	}
 	return nil, errors.Join(err, wk.undo(all))

@@ -25,16 +25,29 @@ func (l *Lab) PlanWake(m *checkpoint.Manifest, o WakeOptions) (nets []*VNet, mac
 		nets = append(nets, v)
 		return err
 	})
+	wk.nets = nets
+	if err == nil {
+		err = wk.makeTrunks(l.PlanLink)
+	}
+	planned := map[*waking]*Machine{}
 	for _, w := range wk.all {
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		var p *Plan
-		if p, err = l.Plan(l.Host(), w.spec); err == nil {
-			plans, machines = append(plans, p), append(machines, l.Planned(l.Host(), p))
+		if w.plan, err = l.Plan(l.Host(), w.spec); err == nil {
+			planned[w] = l.Planned(l.Host(), w.plan)
+			plans, machines = append(plans, w.plan), append(machines, planned[w])
 		}
 	}
-	return nets, machines, plans, err
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	for _, c := range wk.cables {
+		if !c.trunk() {
+			wk.lay(c)
+		}
+	}
+	return nets, machines, plans, wk.handOut(func(w *waking) *Machine { return planned[w] })
 }
 
 // PlannedSnapshot is the manifest of a snapshot that stands in a plan only.
@@ -73,7 +86,7 @@ func (wk *wake) read() error {
 			return fmt.Errorf("machine %s: %w", s.Name, err)
 		}
 	}
-	return nil
+	return wk.readCables()
 }
 
 // check finds out from the manifest alone what stands in the way.
@@ -150,14 +163,14 @@ func (w *waking) change() error {
 	}
 	i := 0
 	for _, n := range netifsOf(s) {
-		if n.VNet == "" || n.Link != "" {
-			return fmt.Errorf("its interface %s is on no vnet: %w", n.Name, checkpoint.ErrHostile)
+		if (n.VNet == "") != (n.Link != "") {
+			return fmt.Errorf("its interface %s is on no vnet, and no cable's: %w", n.Name, checkpoint.ErrHostile)
 		}
 		if other, ok := o.Nets[n.VNet]; ok {
 			n.VNet = other
 		}
 		n.MAC, n.Gateway, n.Port = n.HardwareAddr, n.Gateways, 0
-		if o.Fresh {
+		if o.Fresh && n.VNet != "" { // a cable is another one anyway
 			n.MAC, n.Addresses, n.Gateway = "", nil, nil
 		}
 		if i < len(o.Addresses) {

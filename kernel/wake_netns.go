@@ -59,6 +59,9 @@ func (t *Txn) prepareNet(ns *netx.NS) error {
 // join puts the machine's ports onto their switches.
 func (t *Txn) join() error {
 	for _, n := range t.plan.Nets {
+		if n.Link != "" {
+			continue
+		}
 		v := t.lab.findVNet(n.VNet)
 		if v == nil {
 			return fmt.Errorf("vnet %s: %w", n.VNet, errNoNet)

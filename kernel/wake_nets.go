@@ -18,7 +18,7 @@ func (wk *wake) makeNets() error {
 	if err != nil {
 		return err
 	}
-	return wk.makeTrunks()
+	return wk.makeTrunks(func(a, b LinkEnd, c Cable) (*Link, error) { return wk.lab.Link(wk.ctx, a, b, c) })
 }
 
 // eachMissingNet calls f with what the networks were that the lab does not have; f
@@ -28,13 +28,13 @@ func (wk *wake) eachMissingNet(f func(*VNetSpec) error) error {
 	if err != nil {
 		return err
 	}
-	var missing []*savedNet
+	var missing []*VNetSpec
 	for _, w := range wk.all {
 		for _, n := range netifsOf(w.spec) {
-			if wk.lab.findVNet(n.VNet) != nil || slices.ContainsFunc(missing, func(s *savedNet) bool { return s.Name == n.VNet }) {
+			if n.VNet == "" || wk.lab.findVNet(n.VNet) != nil || slices.ContainsFunc(missing, func(s *VNetSpec) bool { return s.Name == n.VNet }) {
 				continue
 			}
-			i := slices.IndexFunc(specs, func(s *savedNet) bool { return s.Name == n.VNet })
+			i := slices.IndexFunc(specs, func(s *VNetSpec) bool { return s.Name == n.VNet })
 			if i < 0 || slices.Contains(values(wk.o.Nets), n.VNet) {
 				return bad("wake", "nets", n.VNet, "a vnet of this lab")
 			}
@@ -47,7 +47,7 @@ func (wk *wake) eachMissingNet(f func(*VNetSpec) error) error {
 		}
 	}
 	for _, n := range missing {
-		s := *n.VNetSpec
+		s := *n
 		s.Keep, s.Pos = wk.o.Keep, wk.o.Pos
 		if wk.o.Net != nil {
 			if err := wk.o.Net(&s); err != nil {

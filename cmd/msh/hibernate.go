@@ -34,7 +34,7 @@ Of a lab all machines are saved, at one instant.`,
 			}
 			ctx, signals := watchSignals(a.stderr, false)
 			defer signals.stop()
-			machines, err := h.FindAll(args[0])
+			machines, whole, err := h.FindAll(args[0])
 			if err != nil {
 				return err
 			}
@@ -42,10 +42,10 @@ Of a lab all machines are saved, at one instant.`,
 				defer m.Close()
 			}
 			id := machines[0].ID()
-			if len(machines) > 1 {
+			if whole {
 				id = fmt.Sprintf("lab %s, %s", machines[0].LabName(), count(len(machines), "machine"))
 			}
-			r, err := kernel.SnapshotFile(ctx, args[1], machines, kernel.SnapshotOptions{FilesOnly: filesOnly, Hibernate: !running})
+			r, err := kernel.SnapshotFile(ctx, args[1], machines, kernel.SnapshotOptions{FilesOnly: filesOnly, Hibernate: !running, Whole: whole})
 			if err != nil {
 				return err
 			}

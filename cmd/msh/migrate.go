@@ -58,7 +58,7 @@ func (a *app) migrate(c *cobra.Command, name string, to *kernel.Remote, o kernel
 	ctx, signals := watchSignals(a.stderr, false)
 	defer signals.stop()
 	<-signals.ready
-	machines, err := h.FindAll(name)
+	machines, whole, err := h.FindAll(name)
 	if err != nil {
 		return err
 	}
@@ -67,6 +67,7 @@ func (a *app) migrate(c *cobra.Command, name string, to *kernel.Remote, o kernel
 			m.Close()
 		}
 	}()
+	o.Whole = whole
 	r, err := kernel.Migrate(ctx, machines, to, o)
 	if err != nil {
 		return err

@@ -22,6 +22,7 @@ import (
 
 	"msh/kernel"
 	"msh/kernel/cgroup"
+	"msh/kernel/criu"
 )
 
 var update = flag.Bool("update", false, "rewrite the goldens with what msh prints")
@@ -79,6 +80,9 @@ func setup(env *testscript.Env) error {
 	}
 	env.Defer(func() { os.RemoveAll(state) })
 	env.Setenv("MSH_STATE", state)
+	if c, err := criu.Find(context.Background()); err == nil {
+		env.Setenv("MSH_CRIU", c.Path) // which may be below the HOME that a script does not have
+	}
 	env.Setenv("HOME", env.WorkDir)
 	outside, err := os.ReadFile(filepath.Join(repository, "testdata", "outside.star"))
 	if err != nil {
@@ -200,6 +204,12 @@ func condition(cond string) (bool, error) {
 		return err == nil && h.Cgroup.Mode() == map[string]string{"cgroup1": "v1", "cgroup2": "v2"}[cond], err
 	case cond == "shift":
 		return shifts(), nil
+	case cond == "criu": // scripts/deps fetches it; the VM has to be given one
+		_, err := criu.Find(context.Background())
+		if os.Getenv("MSH_VM") != "" {
+			return err == nil, nil
+		}
+		return true, err
 	case cond == "vm":
 		return os.Getenv("MSH_VM") != "", nil
 	case strings.HasPrefix(cond, "cpus:"):

@@ -26,6 +26,8 @@ type Manifest struct {
 	Machines []Machine `json:"machines"` // one at least, in the order they are woken in
 	// Networks are those of the lab, for whoever makes them.
 	Networks json.RawMessage `json:"networks,omitempty"`
+	// Cables are those between networks and machines of the lab.
+	Cables json.RawMessage `json:"cables,omitempty"`
 	// Annotations have the keys that Podman and Kubernetes use, and others.
 	Annotations map[string]string `json:"annotations,omitempty"`
 }

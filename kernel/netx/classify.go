@@ -30,6 +30,8 @@ const (
 	prioLoss   = 0x6d73 + iota // loses some
 	prioDetour                 // the rest goes through the ifb
 	prioPatch                  // or out of the patch's other end
+
+	prioHold = prioLoss - 1 // keeps all
 )
 
 // hooks is held from the look whether anybody needs the hooks to their end.

@@ -3,6 +3,8 @@ package netx
 import (
 	"errors"
 	"fmt"
+
+	"github.com/cilium/ebpf/asm"
 )
 
 // Patch makes a cable of two ports in one namespace: every frame that comes in at
@@ -15,6 +17,18 @@ func (n *NS) Patch(a, b int) error {
 		return fmt.Errorf("patch interface %d to %d: %w", a, b, err)
 	}
 	return nil
+}
+
+// HoldPatch has nothing go on that comes in at one end of a patch, or lets it go on
+// again. Its carrier stays, so that whoever is there does not notice.
+func (n *NS) HoldPatch(index int, hold bool) error {
+	if !hold {
+		return n.unhook(index, ingress, prioHold)
+	}
+	return n.hookProgram(index, ingress, prioHold, "hold", asm.Instructions{
+		asm.Mov.Imm(asm.R0, 2), // TC_ACT_SHOT
+		asm.Return(),
+	})
 }
 
 func (n *NS) patch(a, b int) error {

@@ -165,6 +165,35 @@ func TestPatchShaped(t *testing.T) {
 	loses(t, "patched again", f, 0, n)
 }
 
+// A cable that is held carries nothing, either way, and has its carrier all the while.
+func TestPatchHold(t *testing.T) {
+	panel, a, b := patched(t)
+	ping := func() error {
+		return a.Do(func() error { return exec.Command("ping", "-c", "1", "-W", "1", "10.0.0.2").Run() })
+	}
+	noError(t, ping())
+	for _, end := range []int{11, 12} {
+		noError(t, panel.HoldPatch(end, true))
+		noError(t, panel.HoldPatch(end, true))
+		if ping() == nil {
+			t.Errorf("held at %d, and answers come", end)
+		}
+		for _, ns := range []*NS{a, b} {
+			links, err := ns.Links()
+			noError(t, err)
+			for _, l := range links {
+				if l.Name == "eth0" && !l.Up {
+					t.Error("no carrier")
+				}
+			}
+		}
+		noError(t, panel.HoldPatch(end, false))
+		noError(t, panel.HoldPatch(end, false))
+		noError(t, ping())
+	}
+	wantShape(t, "port", panel, 11, "p1 bpf 6d75\np1 clsact ffff")
+}
+
 func TestPatchErrors(t *testing.T) {
 	panel := bareHost(t)
 	a, b := bareHost(t), bareHost(t)

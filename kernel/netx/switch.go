@@ -207,8 +207,8 @@ func (n *NS) Isolate(index int) error {
 }
 
 // OpenPort has the port of a bridge carry frames, or none in either direction. Its
-// carrier stays, so that whoever is at the other end does not notice. The bridge
-// opens a port by itself when its carrier comes back.
+// carrier stays, so that whoever is at the other end does not notice. One that is down
+// carries none anyway; the bridge opens it by itself when its carrier comes back.
 func (n *NS) OpenPort(index int, open bool) error {
 	state := byte(brDisabled)
 	if open {
@@ -221,7 +221,10 @@ func (n *NS) OpenPort(index int, open bool) error {
 	info := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
 	info.AddRtAttr(nl.IFLA_BRPORT_STATE, nl.Uint8Attr(state))
 	req.AddData(info)
-	return n.execute(req)
+	if err := n.execute(req); err != unix.ENETDOWN {
+		return err
+	}
+	return nil
 }
 
 // States of a bridge's port (linux/if_bridge.h).
