@@ -2,10 +2,13 @@ package kernel
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -47,6 +50,11 @@ func (v *saving) dump() error {
 	d.Hook = func(e criu.Event) error {
 		switch e.Name {
 		case criu.PreDump:
+			select {
+			case <-v.started:
+				return nil // once more
+			default:
+			}
 			close(v.started)
 			return <-v.begin
 		case criu.NetworkLock: // all of it stands still
@@ -65,8 +73,33 @@ func (v *saving) dump() error {
 		}
 		return nil
 	}
-	v.stats, err = v.criu.Dump(v.ctx, d)
-	return err
+	return v.tryDump(d)
+}
+
+// tries is how often a machine is stopped anew in which something did not stop, and
+// stopIn how long it may take but for the last time, where nothing is slow.
+const (
+	tries  = 5
+	stopIn = time.Second
+)
+
+// tryDump has criu dump it. A process that does not stop as it is being born (vfork)
+// will be there a moment later.
+func (v *saving) tryDump(d *criu.Dump) (err error) {
+	for n := 1; ; n++ {
+		d.Stop = stopIn
+		if n == tries {
+			d.Stop = 0
+		}
+		v.stats, err = v.criu.Dump(v.ctx, d)
+		var e *criu.Error
+		if !errors.As(err, &e) || !e.Busy || n == tries || v.state.Frozen {
+			return err
+		}
+		if err := v.again(n); err != nil {
+			return err
+		}
+	}
 }
 
 // preDump writes memory that the machine has now as a round.
@@ -137,6 +170,43 @@ func (v *saving) stop() error {
 	v.stopped = true
 	if err := v.m.group.Freeze(v.ctx); err != nil {
 		return fmt.Errorf("freeze %s: %w", v.m.Name(), err)
+	}
+	for n := 1; n < 10 && v.bearing(); n++ {
+		if err := v.again(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bearing tells whether a process was frozen in the middle of vfork(2), where this
+// kernel tells it: criu would wait in vain for it to stop.
+func (v *saving) bearing() bool {
+	pids, err := v.m.group.Pids()
+	if err != nil {
+		return false
+	}
+	for _, pid := range pids {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/wchan", pid))
+		for _, t := range threads {
+			if at, _ := os.ReadFile(t); string(at) == "kernel_clone" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// again lets the machine go on for a moment, which grows with each time.
+func (v *saving) again(n int) error {
+	if v.stopped {
+		if err := v.m.group.Thaw(v.ctx); err != nil {
+			return err
+		}
+	}
+	time.Sleep(time.Duration(n) * time.Millisecond)
+	if v.stopped {
+		return v.m.group.Freeze(v.ctx)
 	}
 	return nil
 }

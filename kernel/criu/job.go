@@ -77,8 +77,11 @@ type Dump struct {
 	// Ghosts is the size up to which files that have no name any more, but are
 	// open, are saved; 0 stands for DefaultGhosts. They may have holes.
 	Ghosts uint32
-	Hook   Hook
-	Place  Place
+	// Stop is how long it may take until all processes are stopped, in whole seconds;
+	// 0 is criu's own 10 s.
+	Stop  time.Duration
+	Hook  Hook
+	Place Place
 }
 
 // DefaultGhosts is 256 MiB, as the memory of a database may be one (criu's own
@@ -158,6 +161,9 @@ func (c *Criu) dump(ctx context.Context, d *Dump, kind rpc.CriuReqType, log stri
 	o.Pid = ref(int32(d.Pid))
 	o.TcpEstablished = ref(true)
 	o.LinkRemap = ref(false)
+	if d.Stop != 0 {
+		o.Timeout = ref(uint32(d.Stop / time.Second))
+	}
 	o.GhostLimit = ref(uint32(DefaultGhosts))
 	if d.Ghosts != 0 {
 		o.GhostLimit = ref(d.Ghosts)

@@ -20,6 +20,7 @@ type Error struct {
 	Inside int    // on a restore: its number in the tree's own PID space
 	What   string // what is in the way, in words; "" where Text is all there is
 	Mend   string
+	Busy   bool     // a moment later it may go well
 	Log    []string // the last lines of the log
 }
 
@@ -158,7 +159,15 @@ var words = []struct {
 	{expression{text: `(?i)cpu.*(capabilit|feature|xfeatures).*(mismatch|not supported)|Image.*CPU`}, "the processor here lacks something it had", "wake it on a host with the same kind of processor or a newer one"},
 }
 
+// busy is said of a process that is in the middle of vfork(2), until its child has
+// executed its program: which it cannot, if that was stopped first.
+var busy = expression{text: `Unseizable non-zombie (\d+) found, state D`}
+
 func (e *Error) translate() {
+	if m := busy.re().FindStringSubmatch(e.Text); m != nil {
+		e.Busy, e.What, e.Mend = true, "process "+m[1]+" cannot be stopped: it waits for a child of its that is to execute a program (vfork), or for a device", "try again"
+		return
+	}
 	for i := range words {
 		w := &words[i]
 		m := w.text.re().FindStringSubmatchIndex(e.Text)
