@@ -64,6 +64,14 @@ func (u *Uname) answers() bool {
 	return u != nil && (u.Sysname != "" || u.Release != "" || u.Version != "" || u.Machine != "")
 }
 
+// answered is what of it no namespace holds.
+func (u *Uname) answered() *Uname {
+	if u == nil {
+		return &Uname{}
+	}
+	return &Uname{Sysname: u.Sysname, Release: u.Release, Version: u.Version, Machine: u.Machine}
+}
+
 // over is what n has, and where it has nothing what u has.
 func (u *Uname) over(n *Uname) *Uname {
 	c := *n
@@ -89,7 +97,7 @@ func (u *Uname) Plan(p *Plan) error {
 		return fmt.Errorf("uname: sysname, release, version, machine: %w", err)
 	}
 	p.Table = true
-	p.Uname = p.Under.Uname.over(&Uname{Sysname: u.Sysname, Release: u.Release, Version: u.Version, Machine: u.Machine})
+	p.Uname = p.Under.Uname.over(u.answered())
 	return nil
 }
 

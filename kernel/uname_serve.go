@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -87,8 +88,8 @@ func (p *Plan) showsUname() bool {
 	return p.Uname != nil && (own.answers() || p.Flags&unix.CLONE_NEWPID != 0 || p.Spec.Has("root"))
 }
 
-// writeUnameFiles writes the files into a machine's directory; they are mounted, so
-// that what is there is changed in place.
+// writeUnameFiles writes the files into a machine's directory, where they are mounted
+// from: what is there is changed in place.
 func writeUnameFiles(dir string, names *Uname) error {
 	real, err := kernelNames()
 	if err != nil {
@@ -227,7 +228,14 @@ func (m *Machine) setAnswers(u *Uname) error {
 	if had == nil || !own.answers() {
 		return &ParamError{Kind: "uname", Got: "sysname, release, version or machine", Want: "a machine that was made with one of them: those that run in it ask the kernel itself", Mend: "name one of them in machine_rfork"}
 	}
-	names := had.over(&Uname{Sysname: u.Sysname, Release: u.Release, Version: u.Version, Machine: u.Machine})
+	if err := m.answer(had.over(u.answered())); err != nil {
+		return err
+	}
+	return m.passAnswersOn()
+}
+
+// answer has the machine's processes answered with these names from now on.
+func (m *Machine) answer(names *Uname) error {
 	line, err := m.unameLine(context.Background())
 	if err != nil {
 		return err
@@ -251,6 +259,29 @@ func (m *Machine) setAnswers(u *Uname) error {
 	m.self.Uname = names
 	m.mu.Unlock()
 	return nil
+}
+
+// passAnswersOn has the machines in m answer what m does now, but for what they name
+// themselves: what they do not name they share.
+func (m *Machine) passAnswersOn() error {
+	var errs []error
+	if m.lab == nil { // a handle by name, of which no script has machines
+		return nil
+	}
+	for _, c := range m.lab.Machines() {
+		if c.parent != m || c.alive() != nil {
+			continue
+		}
+		own, _ := c.Spec().find("uname").(*Uname)
+		err := c.answer(m.unameAnswers().over(own.answered()))
+		if err == nil {
+			c.mu.Lock()
+			err = c.save()
+			c.mu.Unlock()
+		}
+		errs = append(errs, err, c.passAnswersOn())
+	}
+	return errors.Join(errs...)
 }
 
 // superviseUname starts a supervisor that answers for a machine. It writes it down

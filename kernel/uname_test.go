@@ -226,7 +226,7 @@ func TestUnameSet(t *testing.T) {
 // A machine in a machine answers as that does, and what it names itself.
 func TestUnameNested(t *testing.T) {
 	l := newLab(t)
-	outer := fork(t, l, &Root{Source: "/", Write: "overlay"}, space("pidspace"), &Uname{Release: "3.0", Sysname: "Outer"}, &Children{Max: 5})
+	outer := fork(t, l, &Root{Source: "/", Write: "overlay"}, space("pidspace"), &Uname{Release: "3.0", Sysname: "Outer"}, &Children{Max: 9})
 	for _, c := range []struct {
 		rs   []Resource
 		want string
@@ -241,6 +241,19 @@ func TestUnameNested(t *testing.T) {
 		want(t, fmt.Sprintf("with %d resources", len(c.rs)), c.want, run(t, m, "uname", "-sr"))
 		want(t, "in /proc", c.want, strings.ReplaceAll(sh(t, m, "cat /proc/sys/kernel/ostype /proc/sys/kernel/osrelease"), "\n", " "))
 		destroy(t, m)
+	}
+	shares := forkIn(t, l, outer, &Spec{Resources: []Resource{space("pidspace"), &Children{Max: 1}}})
+	names := forkIn(t, l, outer, &Spec{Resources: []Resource{&Uname{Release: "4.0"}, &Root{Source: "/", Write: "overlay"}}})
+	inmost := forkIn(t, l, shares, &Spec{Resources: []Resource{&Root{Source: "/", Write: "overlay"}}})
+	if err := outer.Set(&Uname{Release: "3.5", Sysname: "Set"}); err != nil {
+		t.Fatal(err)
+	}
+	for m, answer := range map[*Machine]string{outer: "Set 3.5", shares: "Set 3.5", inmost: "Set 3.5", names: "Set 4.0"} {
+		want(t, "set in the outer one, "+m.Name(), answer, run(t, m, "uname", "-sr"))
+		want(t, "in /proc of "+m.Name(), answer, strings.ReplaceAll(sh(t, m, "cat /proc/sys/kernel/ostype /proc/sys/kernel/osrelease"), "\n", " "))
+	}
+	if err := outer.Set(&Uname{Release: "3.0", Sysname: "Outer"}); err != nil {
+		t.Fatal(err)
 	}
 	_, err := l.Fork(t.Context(), outer, &Spec{Name: "no", Resources: []Resource{space("pidspace"), &Uidspace{Map: []IDMap{{0, 0, 1000}}}}})
 	if err == nil {
