@@ -155,7 +155,9 @@ func (s *Security) Plan(p *Plan) error {
 	if err != nil {
 		return err
 	}
-	s.shareNetwork(c, p.Under.Space|p.Flags)
+	if err := s.share(c, p.Under.Space|p.Flags); err != nil {
+		return err
+	}
 	own := s.fence(p)
 	if own != nil {
 		if err := needLandlock(s.fenceParam(), own.Sockets || own.Signals); err != nil {
@@ -176,14 +178,29 @@ func (s *Security) Plan(p *Plan) error {
 	return nil
 }
 
-// shareNetwork takes raw sockets from a machine in its parent's network, where level 2
-// keeps them otherwise: with them it hears all and sends from any address, and since
-// Linux 5.17 marks its packets for any route (SO_MARK), past netaddr and routes.
-func (s *Security) shareNetwork(c *Confinement, space uintptr) {
-	raw := capSet(1) << capNumber("net_raw")
+// share takes what a machine cannot have in spaces that are its parent's.
+//
+// Raw sockets in its parent's network, where level 2 keeps them otherwise: with them it
+// hears all and sends from any address, and since Linux 5.17 marks its packets for any
+// route (SO_MARK), past netaddr and routes.
+//
+// CAP_SYS_PTRACE with ids that are the host's, where anything is refused it: a process on
+// its way in has all that yet, and whoever may trace it has it again. In a user space of
+// its own it has not that right over a process that msh has started (Steps.enter).
+func (s *Security) share(c *Confinement, space uintptr) error {
+	const raw, trace = "net_raw", "sys_ptrace"
 	if s.Level >= levelMasks && s.Caps == nil && space&unix.CLONE_NEWNET == 0 {
-		c.Caps &^= raw
+		c.Caps &^= capsNamed(raw)
 	}
+	refuses := c.Caps != everyCap || c.NoNewPrivs
+	if !refuses || c.Caps&capsNamed(trace) == 0 || space&unix.CLONE_NEWUSER != 0 {
+		return nil
+	}
+	if slices.ContainsFunc(s.Caps, func(text string) bool { return capNumber(strings.TrimPrefix(text, "+")) == capNumber(trace) }) {
+		return &ParamError{Kind: "security", Param: "caps", Got: fmt.Sprintf("%q", trace), Want: "none with ids that are the host's: it could trace a process on its way in, which is not confined yet", Mend: "add uidspace() to resources, where it is a right over the machine's own processes"}
+	}
+	c.Caps &^= capsNamed(trace)
+	return nil
 }
 
 func (s *Security) fenceParam() string { return fmt.Sprintf("level %d", s.Level) }
@@ -262,7 +279,9 @@ func (s *Security) set(m *Machine) error {
 	if err != nil {
 		return err
 	}
-	s.shareNetwork(c, m.space())
+	if err := s.share(c, m.space()); err != nil {
+		return err
+	}
 	at := &Plan{Spec: m.Spec(), Under: m.self, Confined: c}
 	if had.level() < levelFence {
 		if own := s.fence(at); own != nil {

@@ -236,6 +236,17 @@ func TestSecurityCaps(t *testing.T) {
 	sh(t, m, "ip link set lo up")
 	contains(t, refused(t, l, m, &Security{Level: 2, Caps: []string{"+sys_admin"}}), `security: caps: got "+sys_admin", want at most what m`, "has: chown")
 	inner := forkIn(t, l, m, &Spec{Resources: []Resource{atLevel(2)}})
+	trace := capsNamed("sys_ptrace")
+	for what, s := range map[string]*Security{"seccomp": {Seccomp: []byte(`{"defaultAction":"SCMP_ACT_ALLOW"}`)}, "less": {Caps: []string{"-net_raw"}}} {
+		want(t, "tracing with the host's ids and "+what, capSet(0), mustCaps(kept(fork(t, l, s)))&trace)
+		want(t, "with ids of its own and "+what, trace, mustCaps(kept(fork(t, l, s, &Uidspace{Map: []IDMap{{0, 0, 65536}}})))&trace)
+	}
+	contains(t, refused(t, l, l.Host(), &Security{Caps: []string{"kill", "sys_ptrace"}}), `security: caps: got "sys_ptrace", want none with ids that are the host's`)
+	plain, yes := fork(t, l), true
+	if err := plain.Set(&Security{NoNewPrivs: &yes}); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "tracing, set", capSet(0), mustCaps(kept(plain))&trace)
 	want(t, "below it", engineCaps&^capsNamed("net_raw", "mknod"), mustCaps(kept(inner)))
 }
 
