@@ -59,7 +59,11 @@ func (t *Txn) open(b *birth) error {
 	}
 	b.stdio = [3]int{null, null, null}
 	if p.Spec.Init != nil {
-		log, err := t.own(openLog(filepath.Join(t.dir, "init.log")))
+		dir, err := makeLogsDir(t.dir)
+		if err != nil {
+			return err
+		}
+		log, err := t.own(openLog(filepath.Join(dir, "init.log")))
 		if err != nil {
 			return err
 		}

@@ -350,7 +350,7 @@ func (v *saving) look() error {
 	v.state.Files = nil
 	for _, f := range criu.FilesOutside(v.pids) {
 		saved := savedFile{Key: f.Key, Flags: f.Flags}
-		switch base, isLog := strings.CutPrefix(f.Path, m.Dir()+"/"); {
+		switch base, isLog := strings.CutPrefix(f.Path, filepath.Join(m.Dir(), logsDir)+"/"); {
 		case f.Path == "/dev/null":
 		case isLog && strings.HasSuffix(base, ".log") && !strings.Contains(base, "/"):
 			saved.Log = base

@@ -83,12 +83,10 @@ func (m *Machine) Spawn(ctx context.Context, c *Command, log string, restart Res
 		if m.isHost() {
 			return nil, bad("spawn", "log", nil, "a file for what a process of the host writes")
 		}
-		f, err := os.CreateTemp(m.Dir(), "spawn-*.log")
-		if err != nil {
+		var err error
+		if log, err = m.newLog(); err != nil {
 			return nil, err
 		}
-		f.Close()
-		log = f.Name()
 	}
 	if m.Spec().Keep && restart != RestartNo {
 		return m.spawnSupervised(ctx, c, log, restart)
@@ -424,9 +422,40 @@ func ends(sig unix.Signal) bool {
 // Log is what it has written so far, standard output and error together.
 func (p *Process) Log() ([]byte, error) { return os.ReadFile(p.log) }
 
-// Logs reads what the machine's init and spawned processes have written, by file.
+// logsDir is where the logs of a machine are, in the machine's directory. Only the host's
+// root goes in there: a machine's root has them open, and where its ids are the host's
+// could make a program of one and set its set-user-ID bit, for anybody to execute.
+const logsDir = "logs"
+
+func makeLogsDir(dir string) (string, error) {
+	path := filepath.Join(dir, logsDir)
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", err
+	}
+	return path, nil
+}
+
+// newLog makes an empty log of a name that none has.
+func (m *Machine) newLog() (string, error) {
+	dir, err := makeLogsDir(m.Dir())
+	if err != nil {
+		return "", err
+	}
+	f, err := os.CreateTemp(dir, "spawn-*.log")
+	if err != nil {
+		return "", err
+	}
+	return f.Name(), f.Close()
+}
+
+// LogFiles are the files that the machine's init and spawned processes write to.
+func (m *Machine) LogFiles() ([]string, error) {
+	return filepath.Glob(filepath.Join(m.Dir(), logsDir, "*.log"))
+}
+
+// Logs reads what they have written, by file.
 func (m *Machine) Logs() (map[string][]byte, error) {
-	files, err := filepath.Glob(filepath.Join(m.Dir(), "*.log"))
+	files, err := m.LogFiles()
 	if err != nil {
 		return nil, err
 	}

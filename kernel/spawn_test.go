@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -166,5 +168,43 @@ func TestSpawnOnHost(t *testing.T) {
 	}
 	if p.Alive() {
 		t.Error("it outlives the lab")
+	}
+}
+
+// A machine's root whose ids are the host's makes of its log a program with the
+// set-user-ID bit. Nobody outside gets to it; to one in a directory of the caller's, yes.
+func TestLogsApart(t *testing.T) {
+	l := newLab(t)
+	const make = `cat /usr/bin/id && chmod 4755 /proc/self/fd/1`
+	m := forkIn(t, l, l.Host(), &Spec{Init: []string{"/bin/sh", "-c", make + " && exec sleep 600"}})
+	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	given := filepath.Join(dir, "given.log")
+	for _, log := range []string{"", given} {
+		p, err := m.Spawn(t.Context(), &Command{Argv: []string{"/bin/sh", "-c", make}}, log, RestartNo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code, err := p.Wait(t.Context(), long); err != nil || code != 0 {
+			t.Fatal(code, err)
+		}
+	}
+	asNobody := func(path string) string {
+		cmd := exec.Command(path, "-u")
+		cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		out, err := cmd.CombinedOutput()
+		return fmt.Sprintf("%s%v", out, err)
+	}
+	want(t, "where everybody goes", "0\n<nil>", asNobody(given))
+	files, err := m.LogFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, "logs", 2, len(files))
+	for _, f := range files {
+		eventually(t, "it has the bit", func() bool { st, err := os.Stat(f); return err == nil && st.Mode()&os.ModeSetuid != 0 })
+		contains(t, asNobody(f), "permission denied")
 	}
 }

@@ -55,13 +55,12 @@ type supervised struct{ status, stop string }
 // spawnSupervised starts a supervisor and returns when the process runs.
 func (m *Machine) spawnSupervised(ctx context.Context, c *Command, log string, restart Restart) (*Process, error) {
 	base := strings.TrimSuffix(log, ".log")
-	if filepath.Dir(log) != m.Dir() { // the log is the user's: keep the rest in our own directory
-		f, err := os.CreateTemp(m.Dir(), "spawn-*.log")
+	if filepath.Dir(log) != filepath.Join(m.Dir(), logsDir) { // the log is the user's: keep the rest in our own directory
+		own, err := m.newLog()
 		if err != nil {
 			return nil, err
 		}
-		f.Close()
-		base = strings.TrimSuffix(f.Name(), ".log")
+		base = strings.TrimSuffix(own, ".log")
 	}
 	s := &supervised{base + ".json", base + ".stop"}
 	raw, err := json.Marshal(order{Command: c, Log: log, Restart: restart, Status: s.status})

@@ -79,11 +79,15 @@ func (t *Txn) replaceUpper(root *Root) error {
 
 // inherit opens what stands in for files of the host's that processes had open.
 func (t *Txn) inherit(r *criu.Restore) error {
+	logs, err := makeLogsDir(t.dir)
+	if err != nil {
+		return err
+	}
 	for name, text := range t.wake.logs {
 		if name == "" || strings.ContainsAny(name, "/\x00") {
 			continue
 		}
-		if err := os.WriteFile(filepath.Join(t.dir, name+".log"), text, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(logs, name+".log"), text, 0o644); err != nil {
 			return err
 		}
 	}
@@ -93,7 +97,7 @@ func (t *Txn) inherit(r *criu.Restore) error {
 			if strings.Contains(f.Log, "/") || !strings.HasSuffix(f.Log, ".log") {
 				return fmt.Errorf("its log %q: not a name", f.Log)
 			}
-			path = filepath.Join(t.dir, f.Log)
+			path = filepath.Join(logs, f.Log)
 		}
 		flags := f.Flags & (unix.O_ACCMODE | unix.O_APPEND)
 		if f.Log != "" {

@@ -128,7 +128,7 @@ func namespaces(pid int) map[string]string {
 
 // logs are the files that the machine's init and its spawned programs write to.
 func logs(m *kernel.Machine) ([]string, error) {
-	files, err := filepath.Glob(filepath.Join(m.Dir(), "*.log"))
+	files, err := m.LogFiles()
 	if err != nil {
 		return nil, err
 	}
