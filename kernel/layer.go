@@ -21,9 +21,11 @@ import (
 )
 
 // A layer is a directory that is the root of machines, below what each has changed.
-// On the way to another host it is known by what `ls -lR` would tell of it: names,
-// kinds, modes, owners, sizes, times, link targets. Contents are not read, as in
-// rsync's quick check: a root has gigabytes of them.
+// On the way to another host it is known by a digest of its names, kinds, modes,
+// owners, sizes, times, link targets, extended attributes, and of what is in its files:
+// all of it where they are small, as those are that people change by hand; of a large
+// one its first and last bytes, which with size and time are a program's or library's
+// own. So two that have one digest are the same but for who means to deceive.
 
 // layersDir is where roots that came from other hosts are kept, by their digests. A
 // machine that stands on one may move on.
@@ -34,20 +36,35 @@ func (h *Host) layersDir() string {
 	return filepath.Join(h.State, ".layers")
 }
 
+// layerPrefix tells how the digest was made.
+const layerPrefix = "tree2-sha256:"
+
+// Of files up to smallFile bytes all is read, of others so much at either end.
+const (
+	smallFile = 64 << 10
+	largeEnds = 4 << 10
+)
+
 // layerDigest tells whether two directories are the same layer. The root of the host
 // has no digest: it is what it is on each.
 func layerDigest(ctx context.Context, dir string) (string, error) {
 	if filepath.Clean(dir) == "/" {
 		return "", nil
 	}
-	sum := sha256.New()
-	if err := digestTree(ctx, sum, dir); err != nil {
+	d := &treeDigest{Hash: sha256.New(), names: make([]byte, 64<<10), value: make([]byte, 64<<10)} // XATTR_LIST_MAX, XATTR_SIZE_MAX
+	if err := d.tree(ctx, dir); err != nil {
 		return "", fmt.Errorf("look through %s: %w", dir, err)
 	}
-	return "ls-lR-sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
+	return layerPrefix + hex.EncodeToString(d.Sum(nil)), nil
 }
 
-func digestTree(ctx context.Context, sum hash.Hash, dir string) error {
+// treeDigest is that of a layer, while it is made.
+type treeDigest struct {
+	hash.Hash
+	names, value []byte // room for extended attributes
+}
+
+func (d *treeDigest) tree(ctx context.Context, dir string) error {
 	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
@@ -72,9 +89,61 @@ func digestTree(ctx context.Context, sum hash.Hash, dir string) error {
 		case unix.S_IFSOCK:
 			size, mtime = 0, 0 // it is nobody's any more
 		}
-		fmt.Fprintf(sum, "%q %o %d %d %d %d %d %q\n", rel, st.Mode, st.Uid, st.Gid, size, st.Rdev, mtime, target)
+		fmt.Fprintf(d, "%q %o %d %d %d %d %d %q\n", rel, st.Mode, st.Uid, st.Gid, size, st.Rdev, mtime, target)
+		if err := d.xattrs(path); err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFREG {
+			return d.contents(path, size)
+		}
 		return nil
 	})
+}
+
+func (d *treeDigest) contents(path string, size int64) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if size <= smallFile {
+		_, err = io.Copy(d, io.LimitReader(f, smallFile))
+		return err
+	}
+	for _, at := range []int64{0, size - largeEnds} {
+		if _, err := io.Copy(d, io.NewSectionReader(f, at, largeEnds)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// xattrs reads a file's extended attributes, capabilities among them. Those of
+// security modules are each host's own.
+func (d *treeDigest) xattrs(path string) error {
+	n, err := unix.Llistxattr(path, d.names)
+	if err == unix.ENOTSUP || err == nil && n == 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("attributes of %s: %w", path, err)
+	}
+	names := strings.Split(strings.TrimSuffix(string(d.names[:n]), "\x00"), "\x00")
+	slices.Sort(names)
+	for _, name := range names {
+		if strings.HasPrefix(name, "security.") && name != "security.capability" {
+			continue
+		}
+		n, err := unix.Lgetxattr(path, name, d.value)
+		if err == unix.ENODATA {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("attribute %s of %s: %w", name, path, err)
+		}
+		fmt.Fprintf(d, "%q %q\n", name, d.value[:n])
+	}
+	return nil
 }
 
 // layerName is the name of the only machine in a layer on its way: it is sent as a
@@ -119,7 +188,7 @@ func (h *Host) layerAt(ctx context.Context, l handover.Layer) string {
 
 // keptLayer is the directory of a layer that came, "" for a digest that is none.
 func (h *Host) keptLayer(digest string) string {
-	sum, ok := strings.CutPrefix(digest, "ls-lR-sha256:")
+	sum, ok := strings.CutPrefix(digest, layerPrefix)
 	if !ok || len(sum) != sha256.Size*2 || strings.Trim(sum, "0123456789abcdef") != "" {
 		return ""
 	}
