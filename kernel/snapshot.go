@@ -36,8 +36,8 @@ import (
 //	ports on again, they run; or are gone
 //	memory, commit
 //
-// The sections of a machine: "state" (savedState, JSON), "upper", "logs", and
-// "memory", with "memory.1" and so on before it where there was pre-copy.
+// The sections of a machine: "state" (savedState, JSON), "upper", "tree.NAME"
+// (what was in a tmpfs), "logs", and "memory", with "memory.1" and so on before it where there was pre-copy.
 
 // SnapshotOptions say what becomes of the machines.
 type SnapshotOptions struct {
@@ -392,6 +392,9 @@ func (s *snapshot) writeFiles() error {
 			if err := s.w.Upper(s.ctx, v.m.Name(), v.upper); err != nil {
 				return err
 			}
+		}
+		if err := v.writeTmpfs(); err != nil {
+			return err
 		}
 		if err := v.writeLogs(); err != nil {
 			return err

@@ -42,8 +42,10 @@ type savedFile struct {
 
 // savedMount is a place where something of the host's, or of msh's, is mounted.
 type savedMount struct {
-	Label string // "hosts", "dev.NAME", "view.NAME", or "mount.N", "device.N" for the Nth resource of the Spec
+	Label string // "hosts", "tree.NAME", "dev.NAME", "view.NAME", or "mount.N", "device.N" for the Nth resource of the Spec
 	Path  string // in the machine
+	// Options of a tmpfs, names and values.
+	Options []string `json:",omitempty"`
 }
 
 // The sections of a machine beside those of package checkpoint.
@@ -407,16 +409,15 @@ func (m *Machine) savedMounts() ([]savedMount, error) {
 	if err != nil {
 		return nil, fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
 	}
+	lines := mountLines(string(b))
 	at := map[string]bool{}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 4 {
-			at[unescapeMount(f[4])] = true
-		}
+	for _, l := range lines {
+		at[l.path] = true
 	}
-	var all []savedMount
+	all := m.savedTmpfs(lines)
 	add := func(label, path string) {
 		if at[path] && !slices.ContainsFunc(all, func(s savedMount) bool { return s.Path == path }) {
-			all = append(all, savedMount{label, path})
+			all = append(all, savedMount{Label: label, Path: path})
 		}
 	}
 	for i, r := range m.Spec().Resources {

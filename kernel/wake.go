@@ -129,8 +129,9 @@ type waking struct {
 	plan   *Plan // once it is being made
 	state  savedState
 	logs   map[string][]byte
-	layers int // memory for the upper layer, -1 for none
-	work   int // memory for the images
+	layers int            // memory for the upper layer, -1 for none
+	tmpfs  map[string]int // file systems in memory, by label
+	work   int            // memory for the images
 	images *os.File
 	aside  string // where what belongs under root(upper=) is for now
 
@@ -144,7 +145,7 @@ type waking struct {
 
 func (wk *wake) close() {
 	for _, w := range wk.all {
-		for _, fd := range []int{w.layers, w.work} {
+		for _, fd := range append(values(w.tmpfs), w.layers, w.work) {
 			if fd >= 0 {
 				unix.Close(fd)
 			}

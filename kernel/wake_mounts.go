@@ -71,6 +71,10 @@ func (t *Txn) outside(m savedMount, trees map[stage0.FD]int) (int, error) {
 		if i := slices.IndexFunc(viewFiles, func(f viewFile) bool { return f.name() == m.Label }); i >= 0 {
 			return t.viewTree(viewFiles[i], lxcfs())
 		}
+	case kind == "tree":
+		if fd, ok := t.wake.tmpfs[m.Label]; ok {
+			return fd, nil
+		}
 	case kind == "mount" || kind == "device":
 		i, err := strconv.Atoi(name)
 		if err != nil || i < 0 || i >= len(t.plan.Spec.Resources) {

@@ -61,7 +61,7 @@ func (wk *wake) eachMissingNet(f func(*VNetSpec) error) error {
 	return nil
 }
 
-func values(m map[string]string) (all []string) {
+func values[T any](m map[string]T) (all []T) {
 	for _, v := range m {
 		all = append(all, v)
 	}

@@ -31,6 +31,8 @@ func (wk *wake) unpack(r *checkpoint.Reader) error {
 			err = readSection(r, &w.logs)
 		case s.Name == checkpoint.SectionUpper:
 			err = w.unpackUpper(r)
+		case strings.HasPrefix(s.Name, checkpoint.SectionTree):
+			err = w.unpackTmpfs(r, s.Name)
 		case s.Name == checkpoint.SectionMemory || strings.HasPrefix(s.Name, checkpoint.SectionMemory+"."):
 			err = w.unpackImages(r, s.Name)
 		}

@@ -15,6 +15,8 @@
 //	│ db/upper/00000000.zst                │ ┐ section "upper" of machine db:
 //	│ db/upper/00000001.zst           last │ ┘ a pax tar, cut and compressed
 //	├──────────────────────────────────────┤
+//	│ db/tree.shm/00000000.zst        last │   section "tree.shm": another tree
+//	├──────────────────────────────────────┤
 //	│ db/memory/00000000.zst               │ ┐ section "memory": a tar of CRIU's
 //	│ …                                    │ │ images
 //	│ db/memory/00000258.zst          last │ ┘
@@ -67,7 +69,8 @@
 // attribute as GNU tar writes them (SCHILY.xattr.NAME, with = and % of a name
 // as %3D and %25; of ACLs it knows another notation, and passes over them). Holes are kept, in GNU's sparse format 1.0. A socket is an
 // empty file with the comment "socket": tar has no kind for it. Not kept:
-// inode flags (chattr), and which whiteouts shared an inode.
+// inode flags (chattr), and which whiteouts shared an inode. "tree.NAME" is such
+// a tar of another tree: what is mounted on a place in it is left out.
 //
 // "memory", and "memory.1", "memory.2", … of pre-copy rounds, are tars of
 // regular files, of directories, and of CRIU's "parent" links between them.

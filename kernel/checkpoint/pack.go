@@ -14,12 +14,13 @@ import (
 
 // packing is a tree on its way into a section.
 type packing struct {
-	ctx    context.Context
-	out    *stream
-	images bool             // CRIU's: neither owners, attributes nor hard links matter
-	links  map[inode]string // files with several names, and the first of them
-	head   []byte           // room
-	attr   attrReader
+	ctx     context.Context
+	out     *stream
+	images  bool             // CRIU's: neither owners, attributes nor hard links matter
+	covered bool             // what has something mounted on it is packed as if it were empty
+	links   map[inode]string // files with several names, and the first of them
+	head    []byte           // room
+	attr    attrReader
 }
 
 // inode is what a file is, whatever its names.
@@ -51,9 +52,11 @@ func openQuiet(dir int, name string, flags int) (int, error) {
 	return fd, err
 }
 
+var errMounted = errors.New("something is mounted there")
+
 func failAt(verb, path string, err error) error {
 	if err == unix.EXDEV {
-		err = errors.New("something is mounted there")
+		err = errMounted
 	}
 	return fmt.Errorf("%s %s: %w", verb, path, err)
 }
@@ -94,7 +97,11 @@ func (p *packing) dir(fd int, at string, depth int) error {
 		if err := p.ctx.Err(); err != nil {
 			return context.Cause(p.ctx)
 		}
-		if err := p.name(fd, name, path.Join(at, name), depth); err != nil {
+		err := p.name(fd, name, path.Join(at, name), depth)
+		if errors.Is(err, errMounted) && p.covered {
+			err = p.empty(fd, name, path.Join(at, name))
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -160,6 +167,21 @@ func (p *packing) name(dir int, name, at string, depth int) error {
 		return p.dir(fd, at, depth+1)
 	}
 	return p.entry(fd, at, &st, kind)
+}
+
+// empty packs a place that something is mounted on. What is below cannot be seen.
+func (p *packing) empty(dir int, name, at string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return failAt("stat", at, err)
+	}
+	e := &entry{path: at, kind: kindFile, mode: st.Mode & 0o7777, atime: st.Atim, mtime: st.Mtim}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		e.kind = kindDir
+	}
+	p.head = e.appendHead(p.head[:0], 0)
+	_, err := p.out.Write(p.head)
+	return err
 }
 
 var errChanged = errors.New("it was changed meanwhile")

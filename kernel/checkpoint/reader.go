@@ -220,7 +220,7 @@ type UnpackOptions struct {
 	Xattr func(name string) string
 }
 
-// UnpackUpper unpacks a SectionUpper into an empty directory, which gets owner,
+// UnpackUpper unpacks a SectionUpper, or a SectionTree, into an empty directory, which gets owner,
 // mode, times and attributes as well. Where it fails the directory is empty again.
 func (r *Reader) UnpackUpper(ctx context.Context, dir int, o UnpackOptions) error {
 	return r.unpack(ctx, dir, o, false)
@@ -240,7 +240,7 @@ func (r *Reader) unpack(ctx context.Context, dir int, o UnpackOptions, images bo
 		return errors.New("unpack the snapshot: Next comes first")
 	}
 	s := r.at
-	if images != isImages(s.Name) || !images && s.Name != SectionUpper {
+	if images && !isImages(s.Name) || !images && !isTree(s.Name) {
 		return fmt.Errorf("unpack the snapshot: section %s is of another kind", s.Name)
 	}
 	if b := r.info.Machine(s.Machine).Bounds; b != nil {

@@ -49,10 +49,15 @@ type Info struct {
 const (
 	SectionUpper  = "upper"
 	SectionMemory = "memory"
+	SectionTree   = "tree." // the beginning: of another tree
 )
 
 // SectionRound is the name for the images of a pre-copy round, 1 being the first.
 func SectionRound(n int) string { return fmt.Sprintf("%s.%d", SectionMemory, n) }
+
+func isTree(section string) bool {
+	return section == SectionUpper || strings.HasPrefix(section, SectionTree)
+}
 
 func isImages(section string) bool {
 	return section == SectionMemory || strings.HasPrefix(section, SectionMemory+".")
@@ -170,7 +175,16 @@ func (w *Writer) failed() error {
 // Upper writes a machine's upper layer: all below a directory, which nothing
 // may change meanwhile. The descriptor stays the caller's.
 func (w *Writer) Upper(ctx context.Context, machine string, dir int) error {
-	return w.tree(ctx, machine, SectionUpper, dir, false)
+	return w.tree(ctx, machine, SectionUpper, &packing{}, dir)
+}
+
+// Tree writes another tree, as Upper does. A place in it that something is mounted on
+// is saved as an empty directory or file.
+func (w *Writer) Tree(ctx context.Context, machine, section string, dir int) error {
+	if !isTree(section) {
+		return fmt.Errorf("write a tree of %s: section %q: want %sNAME", machine, section, SectionTree)
+	}
+	return w.tree(ctx, machine, section, &packing{covered: true}, dir)
 }
 
 // Images writes a directory of CRIU's images, as SectionMemory or a SectionRound.
@@ -178,15 +192,15 @@ func (w *Writer) Images(ctx context.Context, machine, section string, dir int) e
 	if !isImages(section) {
 		return fmt.Errorf("write images of %s: section %q: want %q or one of a round", machine, section, SectionMemory)
 	}
-	return w.tree(ctx, machine, section, dir, true)
+	return w.tree(ctx, machine, section, &packing{images: true}, dir)
 }
 
-func (w *Writer) tree(ctx context.Context, machine, section string, dir int, images bool) error {
+func (w *Writer) tree(ctx context.Context, machine, section string, p *packing, dir int) error {
 	s, err := w.begin(ctx, machine, section)
 	if err != nil {
 		return err
 	}
-	p := &packing{ctx: ctx, out: s, images: images}
+	p.ctx, p.out = ctx, s
 	if err := p.tree(dir); err != nil {
 		s.abandon(err)
 		return fmt.Errorf("pack %s of %s: %w", section, machine, err)
@@ -197,8 +211,8 @@ func (w *Writer) tree(ctx context.Context, machine, section string, dir int, ima
 // Stream opens a section of any other name, for bytes that this package does not
 // look into. Close ends it; the error it gives counts.
 func (w *Writer) Stream(ctx context.Context, machine, section string) (io.WriteCloser, error) {
-	if section == SectionUpper || isImages(section) || !isSection(section) {
-		return nil, fmt.Errorf("write a stream of %s: section %q: want a name of a-z, 0-9, - and ., at most %d long, that is not the upper layer's or memory's", machine, section, maxSection)
+	if isTree(section) || isImages(section) || !isSection(section) {
+		return nil, fmt.Errorf("write a stream of %s: section %q: want a name of a-z, 0-9, - and ., at most %d long, that is not a tree's or memory's", machine, section, maxSection)
 	}
 	return w.begin(ctx, machine, section)
 }
