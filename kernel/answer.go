@@ -133,9 +133,16 @@ func (a *answerer) set(names *Uname) {
 	a.names = *names
 }
 
-// loop is the thread. It is never given back: it stands in other namespaces.
+// loop is the thread. It is never given back: it stands in other namespaces. So it is
+// not the process's first, which tells everybody what namespaces msh itself is in.
 func (a *answerer) loop() {
 	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		go a.loop() // on another one, as this is held
+		<-a.ended
+		runtime.UnlockOSThread()
+		return
+	}
 	defer close(a.ended)
 	lines, listeners := map[int]bool{}, map[int]bool{}
 	defer func() {

@@ -42,7 +42,7 @@ type savedFile struct {
 
 // savedMount is a place where something of the host's, or of msh's, is mounted.
 type savedMount struct {
-	Label string // "hosts", "tree.NAME", "dev.NAME", "view.NAME", or "mount.N", "device.N" for the Nth resource of the Spec
+	Label string // "hosts", "tree.NAME", "dev.NAME", "view.NAME", "uname.NAME", or "mount.N", "device.N" for the Nth resource of the Spec
 	Path  string // in the machine
 	// Options of a tmpfs, names and values.
 	Options []string `json:",omitempty"`
@@ -281,9 +281,6 @@ func (m *Machine) savable(filesOnly bool) error {
 		if !slices.Contains(savedKinds, r.Kind()) {
 			return refuse(m.Name()+", which has "+r.Kind()+"(…)", "a machine without: that cannot be saved", "")
 		}
-		if u, ok := r.(*Uname); ok && u.answers() {
-			return refuse(m.Name()+", whose uname msh answers by a seccomp listener, which cannot be saved", "a machine with no other names than those of a UTS space", "uname(nodename=…, domainname=…)")
-		}
 		if n, ok := r.(*Netif); ok && n.Device != "" {
 			return refuse(fmt.Sprintf("%s, whose interface %s is the host's %s", m.Name(), n.Name, n.Device), "interfaces on a vnet", "")
 		}
@@ -438,6 +435,11 @@ func (m *Machine) savedMounts() ([]savedMount, error) {
 			return nil, fmt.Errorf("find what is mounted on %s: %w", target, err)
 		}
 		add(fmt.Sprintf("%s.%d", r.Kind(), i), path)
+	}
+	for _, i := range unameFilesHere() {
+		if m.self.Uname != nil {
+			add(unameFileName(i), unameFiles[i].path)
+		}
 	}
 	if m.Spec().Has("view") {
 		for _, f := range viewFiles {

@@ -13,10 +13,12 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"msh/kernel/rawfile"
+	"msh/kernel/seccomp"
 	"msh/kernel/stage0"
 )
 
@@ -184,6 +186,25 @@ func (s *Steps) askUname() error {
 	message := stage0.Words{0, 0, line, 1, stage0.Tail{Step: listener, From: 4}, header + 8, 0} // struct msghdr
 	s.Call("hand them over to who answers", 0, unix.SYS_SENDMSG, unameFD, message, unix.MSG_NOSIGNAL)
 	s.Call("close the listener", 0, unix.SYS_CLOSE, listener)
+	return nil
+}
+
+// askUnameHere does so to the calling thread, and what it starts: criu, whose filters all
+// have that it restores. The thread is not used again.
+func askUnameHere(line int) error {
+	code, err := unameFilter()
+	if err != nil {
+		return err
+	}
+	prog := unix.SockFprog{Len: uint16(len(code) / seccomp.InstructionSize), Filter: (*unix.SockFilter)(unsafe.Pointer(&code[0]))}
+	listener, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&prog)))
+	if errno != 0 {
+		return fmt.Errorf("have uname calls wait for an answer: %w", errno)
+	}
+	defer unix.Close(int(listener))
+	if err := unix.Sendmsg(line, []byte{takeListener}, unix.UnixRights(int(listener)), nil, unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("hand them over to who answers: %w", err)
+	}
 	return nil
 }
 

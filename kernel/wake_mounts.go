@@ -55,7 +55,12 @@ func (t *Txn) stage() (*staging, error) {
 			return nil, err
 		}
 	}
-	s.setup = func() error { return t.mountAll(trees, outside, layers) }
+	s.setup = func() error {
+		if err := t.mountAll(trees, outside, layers); err != nil || t.plan.Uname == nil {
+			return err
+		}
+		return askUnameHere(t.uname)
+	}
 	return s, nil
 }
 
@@ -74,6 +79,12 @@ func (t *Txn) outside(m savedMount, trees map[stage0.FD]int) (int, error) {
 	case kind == "tree":
 		if fd, ok := t.wake.tmpfs[m.Label]; ok {
 			return fd, nil
+		}
+	case kind == "uname":
+		for _, i := range unameFilesHere() {
+			if fd, ok := t.shown[unameTree(i)]; ok && unameFileName(i) == m.Label {
+				return fd, nil
+			}
 		}
 	case kind == "mount" || kind == "device":
 		i, err := strconv.Atoi(name)

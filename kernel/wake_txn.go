@@ -41,6 +41,11 @@ func (t *Txn) restore() (*Machine, error) {
 	if err := t.placeGroup(r); err != nil {
 		return nil, err
 	}
+	if t.plan.Uname != nil { // they ask by the filter that criu has
+		if err := criu.DropAsking(w.images); err != nil {
+			return nil, fmt.Errorf("have uname calls ask anew: %w", err)
+		}
+	}
 	r.Hook = t.restoring
 	if err := t.step("restore the processes"); err != nil {
 		return nil, err
@@ -63,7 +68,7 @@ func (t *Txn) restore() (*Machine, error) {
 	if w.state.Confined != nil {
 		m.self.Confined = w.state.Confined
 	}
-	m.pid, m.pidfd, m.start, m.ledger = c.pid, c.pidfd, startTime(c.pid), t.ledger
+	m.pid, m.pidfd, m.start, m.ledger, m.answers = c.pid, c.pidfd, startTime(c.pid), t.ledger, t.answers
 	m.self.Space = spacesOf(c.pid)
 	record, err := m.recordEntry()
 	if err == nil {
