@@ -31,8 +31,10 @@ import "sync"
 
 //go:generate sh build.sh
 
-// Base is the address at which stage0 maps its list.
-const Base = 0x10000000
+// Base is the address at which stage0 maps its list: near the program, so that one
+// page of page tables is enough for both, and on a boundary of the largest pages
+// that arm64 has. Making a page table and taking it down is no small part of execve(2).
+const Base = 0x410000
 
 // Zeros is where 32 bytes of zero are, for steps that want an empty struct.
 const Zeros uint64 = Base + 24

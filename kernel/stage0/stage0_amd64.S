@@ -10,7 +10,7 @@
 # The file is linked flat (ld --oformat binary): the ELF header below is all
 # the linking there is, so every version of as and ld gives the same bytes.
 
-	.set	BLOB, 0x10000000	# where the list is mapped
+	.set	BLOB, 0x410000	# where the list is mapped: see Base
 	.set	BLOBMAX, 0x1000000	# 16 MiB of address space, not of memory
 	.set	STEPS, BLOB + 64
 	.set	FAILED, 8		# header: index of the failed step, plus one

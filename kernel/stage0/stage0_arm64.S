@@ -1,7 +1,7 @@
 // stage0 for arm64: the same program as stage0_amd64.S, to be read beside it.
 // What the list, argv[0] and the flat link are about is told there.
 
-	.set	BLOB, 0x10000000	// where the list is mapped
+	.set	BLOB, 0x410000	// where the list is mapped: see Base
 	.set	BLOBMAX, 0x1000000	// 16 MiB of address space, not of memory
 	.set	FAILED, 8		// header: index of the failed step, plus one
 	.set	ERRNO, 16		// header: its errno
