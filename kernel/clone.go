@@ -32,6 +32,9 @@ func (t *Txn) clone() (*Child, error) {
 	b.files[syncFD] = line[1]
 	if !p.relayed() {
 		b.flags, b.ids, b.oneID = p.Flags, p.IDs, p.Under.OneID
+		if p.netAhead() {
+			b.flags &^= unix.CLONE_NEWNET
+		}
 	}
 	if err := t.step("clone"); err != nil {
 		unix.Close(line[1])
@@ -106,6 +109,12 @@ func (t *Txn) open(b *birth) error {
 		if err := t.openView(b); err != nil {
 			return err
 		}
+	}
+	if p.netAhead() {
+		if err := t.takeNetwork(); err != nil {
+			return err
+		}
+		b.files[netFD] = t.net.FD()
 	}
 	if p.relayed() {
 		return nil // the intermediate opens the trees

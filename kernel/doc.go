@@ -31,11 +31,13 @@
 //
 //	msh                                      child: stage0
 //	───                                      ─────────────
+//	have its network made, by a thread
 //	mkdir LAB/MACHINE, open the ledger
 //	Prepare; claims: ledger, then book
 //	ledger: cgroup; mkdir it, set limits
 //	open the trees it will mount
 //	clone into group and namespaces ───────> leave the keyring; write "0" into the v1 groups
+//	                                         enter the network
 //	                                         read sync  (if somebody attaches)
 //	shift the owners of trees, Attach        .
 //	write sync ────────────────────────────> go on

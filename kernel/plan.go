@@ -208,6 +208,13 @@ func (p *Plan) Print(w io.Writer) error {
 			fmt.Fprintf(&b, "  open: %s\n", t.words())
 		}
 	}
+	if p.netAhead() {
+		b.WriteString("  network: ")
+		for _, s := range p.netSettings() {
+			b.WriteString(s.words + ", ")
+		}
+		b.WriteString(loWords + "\n")
+	}
 	last := ""
 	for i, s := range p.Steps.Steps() {
 		if s.Words == last {

@@ -20,6 +20,7 @@ const (
 	relayFD  stage0.FD = "relay"  // the intermediate's own line to msh
 	parentFD stage0.FD = "parent" // pidfd of the parent machine's init
 	procFD   stage0.FD = "proc"   // the host's /proc, for who writes id maps
+	netFD    stage0.FD = "net"    // the machine's network, where msh has made it
 	imageFD  stage0.FD = "stage0" // stage0's own ELF, to go on as the minimal init
 )
 
@@ -46,7 +47,10 @@ func (p *Plan) write(state string) error {
 	if p.relayed() {
 		s.relay()
 	}
-	if p.Flags&unix.CLONE_NEWNET != 0 {
+	switch {
+	case p.netAhead():
+		s.Call("enter its network", 0, unix.SYS_SETNS, netFD, unix.CLONE_NEWNET)
+	case p.Flags&unix.CLONE_NEWNET != 0:
 		s.newNetwork()
 	}
 	if p.Parks || p.relayed() {
@@ -115,31 +119,6 @@ func (s *Steps) confine(program string) error {
 	s.rlimits()
 	s.boundCaps(c)
 	return s.shed(c, true, s.Plan.Space())
-}
-
-// newNetwork prepares the machine's own network before anything is in it. Its
-// loopback is up. MPTCP is off: no checkpoint can hold its sockets, and Go's
-// listeners ask for it. IPv6 is off where nothing asks for it: on a large switch
-// it is most of the traffic.
-func (s *Steps) newNetwork() {
-	set := func(key, value, words string) {
-		fd := s.Call("open "+key, stage0.SkipNext, unix.SYS_OPENAT, stage0.AtCwd, "/proc/sys/"+key, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-		s.Call(words, stage0.MayFail, unix.SYS_WRITE, fd, value, len(value))
-	}
-	set("net/mptcp/enabled", "0", "turn MPTCP off")
-	if s.Plan.IPv6 {
-		// Nobody waits for another to object to an address (RFC 4862, 5.4): msh
-		// hands each out once, as it does the MACs of link-local ones.
-		set("net/ipv6/conf/default/accept_dad", "0", "use IPv6 addresses at once")
-	} else {
-		set("net/ipv6/conf/all/disable_ipv6", "1", "turn IPv6 off")
-	}
-	fd := s.Call("open a socket", 0, unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	ifreq := make([]byte, 40) // struct ifreq: the name, then the flags
-	copy(ifreq, "lo")
-	binary.NativeEndian.PutUint16(ifreq[unix.IFNAMSIZ:], unix.IFF_UP|unix.IFF_RUNNING)
-	s.Call("take lo up", 0, unix.SYS_IOCTL, fd, unix.SIOCSIFFLAGS, ifreq)
-	s.Call("close it", 0, unix.SYS_CLOSE, fd)
 }
 
 // joinGroups has the process put itself into its v1 control groups: the machine's,

@@ -27,7 +27,7 @@ type Txn struct {
 	plan   *Plan
 	ledger *ledger.Ledger
 	dir    string
-	net    *netx.NS // the child's, where a kind attaches something to it
+	net    *netx.NS // the child's, where msh has made it or a kind attaches something to it
 	pinned bool     // whether that is pinned
 
 	layers int     // the memory of its overlay, -1 for none; the machine's once that is up
@@ -35,6 +35,8 @@ type Txn struct {
 
 	fds   []int             // to be closed at the end
 	trees map[stage0.FD]int // those opened by msh itself
+
+	network <-chan netx.Made // where it is made ahead, until it is taken
 
 	answers *answerer         // of uname
 	uname   int               // a line to who answers
@@ -62,6 +64,7 @@ func (t *Txn) run() (*Machine, error) {
 		if t.layers >= 0 {
 			unix.Close(t.layers)
 		}
+		t.dropNetwork()
 		if t.net != nil {
 			t.net.Close()
 		}
@@ -81,6 +84,9 @@ func (t *Txn) run() (*Machine, error) {
 }
 
 func (t *Txn) forward() (*Machine, error) {
+	if t.plan.netAhead() && !t.restores() {
+		t.startNetwork()
+	}
 	if err := t.step("make the machine's directory"); err != nil {
 		return nil, err
 	}

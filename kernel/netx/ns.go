@@ -26,27 +26,30 @@ type NS struct {
 
 // Make makes a namespace. setup, if not nil, is called on the thread that stands
 // in it, before anybody else can reach it.
-func Make(setup func() error) (*NS, error) {
-	n := &NS{fd: -1}
-	err := onThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("unshare the network: %w", err)
-		}
-		fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("open the new network namespace: %w", err)
-		}
-		n.fd = fd
-		if setup != nil {
-			return setup()
-		}
-		return nil
+func Make(setup func() error) (ns *NS, err error) {
+	err = onThread(func() (err error) {
+		ns, err = makeHere(setup)
+		return err
 	})
-	if err != nil {
-		n.Close()
-		return nil, err
+	return ns, err
+}
+
+// makeHere makes it on the calling thread, which is left standing in it.
+func makeHere(setup func() error) (*NS, error) {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return nil, fmt.Errorf("unshare the network: %w", err)
 	}
-	return n, nil
+	ns, err := Own()
+	if err != nil {
+		return nil, fmt.Errorf("open the new network namespace: %w", err)
+	}
+	if setup != nil {
+		if err := setup(); err != nil {
+			ns.Close()
+			return nil, err
+		}
+	}
+	return ns, nil
 }
 
 // Open opens the namespace behind a path: /proc/PID/ns/net, or where it was pinned.
@@ -218,6 +221,25 @@ func WriteSysctl(key, value string) error {
 	defer unix.Close(fd)
 	if _, err := unix.Write(fd, []byte(value)); err != nil {
 		return &os.PathError{Op: "write " + value + " to", Path: path, Err: err}
+	}
+	return nil
+}
+
+// TakeUp takes an interface of the calling thread's namespace up. One request, it
+// needs no socket of routing netlink.
+func TakeUp(name string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open a socket: %w", err)
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return fmt.Errorf("take %s up: %w", name, err)
+	}
+	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req); err != nil {
+		return fmt.Errorf("take %s up: %w", name, err)
 	}
 	return nil
 }

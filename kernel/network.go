@@ -1,0 +1,89 @@
+package kernel
+
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+
+	"msh/kernel/netx"
+	"msh/kernel/stage0"
+)
+
+// A machine's own network is prepared before anything is in it. Its loopback is up.
+// MPTCP is off: no checkpoint can hold its sockets, and Go's listeners ask for it.
+// IPv6 is off where nothing asks for it: on a large switch it is most of the traffic.
+
+// netSetting is a parameter of a new network; one that the kernel lacks is left out.
+type netSetting struct{ key, value, words string }
+
+func (p *Plan) netSettings() []netSetting {
+	all := []netSetting{{"net/mptcp/enabled", "0", "turn MPTCP off"}}
+	if !p.IPv6 {
+		return append(all, netSetting{"net/ipv6/conf/all/disable_ipv6", "1", "turn IPv6 off"})
+	}
+	// Nobody waits for another to object to an address (RFC 4862, 5.4): msh
+	// hands each out once, as it does the MACs of link-local ones.
+	return append(all, netSetting{"net/ipv6/conf/default/accept_dad", "0", "use IPv6 addresses at once"})
+}
+
+const (
+	loopback = "lo"
+	loWords  = "take lo up"
+)
+
+// netAhead tells whether msh makes the network, on a thread of its own while it makes
+// other things, and the child only enters it: for a machine that is cloned by msh
+// itself and whose root is the host's. Else clone(2) makes it, in the user namespace
+// and by the process that must have made it.
+func (p *Plan) netAhead() bool {
+	return p.Flags&unix.CLONE_NEWNET != 0 && p.IDs == nil && !p.Under.User && !p.relayed()
+}
+
+// startNetwork has it made.
+func (t *Txn) startNetwork() {
+	p := t.plan
+	t.network = netx.MakeAhead(func() error {
+		for _, s := range p.netSettings() {
+			netx.WriteSysctl(s.key, s.value) // as far as the kernel has it
+		}
+		return netx.TakeUp(loopback)
+	})
+}
+
+// takeNetwork waits for it.
+func (t *Txn) takeNetwork() error {
+	if err := t.step("make the machine's network"); err != nil {
+		return err
+	}
+	made := <-t.network
+	t.network = nil
+	if made.Err != nil {
+		return explainClone(made.Err, unix.CLONE_NEWNET)
+	}
+	t.net = made.NS
+	return nil
+}
+
+// dropNetwork waits for one that nobody has taken.
+func (t *Txn) dropNetwork() {
+	if t.network == nil {
+		return
+	}
+	if made := <-t.network; made.Err == nil {
+		made.NS.Close()
+	}
+}
+
+// newNetwork has the child do it itself.
+func (s *Steps) newNetwork() {
+	for _, set := range s.Plan.netSettings() {
+		fd := s.Call("open "+set.key, stage0.SkipNext, unix.SYS_OPENAT, stage0.AtCwd, "/proc/sys/"+set.key, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		s.Call(set.words, stage0.MayFail, unix.SYS_WRITE, fd, set.value, len(set.value))
+	}
+	fd := s.Call("open a socket", 0, unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	ifreq := make([]byte, 40) // struct ifreq: the name, then the flags
+	copy(ifreq, loopback)
+	binary.NativeEndian.PutUint16(ifreq[unix.IFNAMSIZ:], unix.IFF_UP|unix.IFF_RUNNING)
+	s.Call(loWords, 0, unix.SYS_IOCTL, fd, unix.SIOCSIFFLAGS, ifreq)
+	s.Call("close it", 0, unix.SYS_CLOSE, fd)
+}
