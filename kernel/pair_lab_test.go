@@ -22,7 +22,10 @@ func TestPairLab(t *testing.T) {
 		return string(out)
 	}
 	run("msh", "up", "--lab", "shop", "/src/examples/shop.star", "stay")
-	t.Cleanup(func() { exec.Command("msh", "down", "shop").Run() })
+	t.Cleanup(func() {
+		exec.Command("msh", "down", "shop").Run()
+		exec.Command("ssh", to, "msh down shop; rm -f /root/shop.msh").Run()
+	})
 	whole, before := run("msh", "exec", "shop/app", "--", "stat", "-c", "%s", "/shop/film"), run("msh", "exec", "shop/client", "--", "stat", "-c", "%s", "/film")
 	t.Log(run("msh", "hibernate", "shop", "/root/shop.msh"))
 	if ls := run("msh", "ls"); strings.Contains(ls, "shop") {
@@ -37,6 +40,7 @@ func TestPairLab(t *testing.T) {
 	if bytesIn(t, before) == 0 || bytesIn(t, after) >= bytesIn(t, whole) {
 		t.Fatal("it was not in the middle of the transfer")
 	}
+	there(t, "msh exec shop/client -- touch /hurry")
 	visits := there(t, "msh exec shop/db -- redis-cli get visits")
 	var sums string
 	for end := time.Now().Add(patient); time.Now().Before(end) && !strings.Contains(sums, "-"); time.Sleep(time.Second) {
@@ -49,7 +53,7 @@ func TestPairLab(t *testing.T) {
 	if now := there(t, "msh exec shop/db -- redis-cli get visits"); now == visits {
 		t.Errorf("the database stands at %s", now)
 	}
-	there(t, "msh down shop; rm /root/shop.msh")
+	there(t, "msh down shop")
 }
 
 // bytesIn reads what stat has said.

@@ -57,6 +57,7 @@ var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"waitfor": waitFor,
 	"signal":  signalCommand,
 	"pidof":   pidOfCommand,
+	"forge":   forgeCommand,
 }
 
 // serial is a testing.T whose tests do not run at the same time.

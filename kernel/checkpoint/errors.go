@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // What is wrong with a snapshot that is refused. One of the three is in the
@@ -56,4 +57,20 @@ func short(s string) string {
 		s = s[:200] + "…"
 	}
 	return s
+}
+
+// otherFile is ErrCorrupt of one that may be no snapshot at all.
+type otherFile struct{ cause error }
+
+func (e *otherFile) Error() string {
+	return "it is no snapshot of msh's, or damaged where it begins: " + strings.TrimPrefix(e.cause.Error(), ErrCorrupt.Error()+": ")
+}
+
+func (e *otherFile) Unwrap() error { return e.cause }
+
+func other(err error) error {
+	if errors.Is(err, ErrCorrupt) {
+		return &otherFile{err}
+	}
+	return err
 }

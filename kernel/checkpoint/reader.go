@@ -50,14 +50,14 @@ func Open(path string) (*Reader, error) {
 func NewReader(in io.Reader) (*Reader, error) {
 	r := &Reader{in: in}
 	rec, err := r.head()
+	if err == nil && rec == nil {
+		err = corrupt("no manifest")
+	}
+	if err == nil {
+		err = r.outline.add(rec)
+	}
 	if err != nil {
-		return nil, err
-	}
-	if rec == nil {
-		return nil, corrupt("no manifest")
-	}
-	if err := r.outline.add(rec); err != nil {
-		return nil, err
+		return nil, other(err)
 	}
 	text, err := r.data(rec, nil)
 	if err != nil {
