@@ -62,6 +62,17 @@ func TestImageLinks(t *testing.T) {
 	l := newLab(t)
 	before := mountsOf(t)
 	out := filepath.Dir(outside.Marker)
+	// The control: a mount by its path does go astray.
+	naive := hostile(t, map[string]string{"/dev/shm": out}) + "/dev/shm"
+	if err := unix.Mount("astray", naive, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	if readMarker(outside, outside.Marker) == nil {
+		t.Error("a link leads no mount astray: this test cannot fail")
+	}
+	if err := unix.Unmount(naive, 0); err != nil {
+		t.Fatal(err)
+	}
 	made := 0
 	for _, links := range []map[string]string{
 		{"/dev/null": outside.Marker}, {"/dev/null": "/proc/sys/kernel/core_pattern"}, {"/dev/console": "/proc/sys/kernel/core_pattern"},

@@ -150,7 +150,7 @@ func settleIn() (*Target, error) {
 	if err := unix.Mount("outside", dir, "tmpfs", 0, "size=1m,mode=755"); err != nil {
 		return nil, fmt.Errorf("mount tmpfs: %w", err)
 	}
-	t := &Target{Marker: filepath.Join(dir, "marker"), Text: "outside", Secret: secret, Key: keyName("session"), UserKey: keyName("user"),
+	t := &Target{Shared: "/shared", Marker: filepath.Join(dir, "marker"), Text: "outside", Secret: secret, Key: keyName("session"), UserKey: keyName("user"),
 		Socket: fmt.Sprintf("msh-escape-%d", os.Getpid()), Nofile: 256, Pids: 64}
 	if err := errors.Join(os.WriteFile(t.Marker, []byte(t.Text), 0o600), os.WriteFile(filepath.Join(dir, "shared"), []byte("shared"), 0o644), os.Chdir(dir)); err != nil {
 		return nil, err

@@ -50,7 +50,14 @@ func ownTable() bool {
 
 // remounted takes masks off, mount by mount, and read-only flags.
 func remounted(root, file string) error {
-	var held error
+	held := unmask(root, file)
+	if err := openable(file); err == nil || held == nil {
+		return err
+	}
+	return held
+}
+
+func unmask(root, file string) (held error) {
 	for at := file; at != "/"; at = filepath.Dir(at) {
 		unix.Unmount(at, unix.MNT_DETACH)
 	}
@@ -59,26 +66,62 @@ func remounted(root, file string) error {
 			held = fmt.Errorf("remount %s: %w", at, err)
 		}
 		if at == root {
-			break
+			return held
 		}
 	}
-	if err := openable(file); err == nil || held == nil {
-		return err
-	}
-	return held
+}
+
+// masked reads what level 2 covers: as it is, with the cover taken off, in a new mount.
+func masked(*Target) error {
+	const root, file = "/proc", "/proc/interrupts"
+	return anyOf(
+		func() error { return readable(file) },
+		func() error {
+			return inOwnTable(func() error {
+				if held := unmask(root, file); held != nil {
+					return held
+				}
+				return readable(file)
+			})
+		},
+		func() error {
+			return inOwnTable(func() error {
+				return inNewMount("proc", "", func(dir string) error { return readable(dir + strings.TrimPrefix(file, root)) })
+			})
+		},
+	)
+}
+
+// writable makes what was mounted read-only writable again, and opens it.
+func writable(t *Target) error {
+	return anyOf(
+		func() error { return openable(t.Shared) },
+		func() error {
+			return inOwnTable(func() error {
+				if err := unix.Mount("", t.Shared, "", unix.MS_REMOUNT|unix.MS_BIND, ""); err != nil {
+					return fmt.Errorf("remount: %w", err)
+				}
+				return openable(t.Shared)
+			})
+		},
+	)
 }
 
 func mountedAnew(fstype, root, file string) error {
+	return inNewMount(fstype, "", func(dir string) error { return openable(dir + strings.TrimPrefix(file, root)) })
+}
+
+func inNewMount(fstype, options string, f func(dir string) error) error {
 	dir, err := scratch()
 	if err != nil {
 		return err
 	}
 	defer os.Remove(dir)
-	if err := unix.Mount(fstype, dir, fstype, 0, ""); err != nil {
+	if err := unix.Mount("escape", dir, fstype, 0, options); err != nil {
 		return fmt.Errorf("mount %s: %w", fstype, err)
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)
-	return openable(dir + strings.TrimPrefix(file, root))
+	return f(dir)
 }
 
 // scratch makes a directory to mount on.
@@ -205,16 +248,7 @@ func releaseAgent(*Target) error {
 // newHierarchy makes one of v1's, without controllers, which has a release_agent too.
 func newHierarchy() error {
 	return inOwnTable(func() error {
-		dir, err := scratch()
-		if err != nil {
-			return err
-		}
-		defer os.Remove(dir)
-		if err := unix.Mount("escape", dir, "cgroup", 0, "none,name=escape"); err != nil {
-			return fmt.Errorf("mount cgroup: %w", err)
-		}
-		defer unix.Unmount(dir, unix.MNT_DETACH)
-		return openable(filepath.Join(dir, "release_agent"))
+		return inNewMount("cgroup", "none,name=escape", func(dir string) error { return openable(filepath.Join(dir, "release_agent")) })
 	})
 }
 

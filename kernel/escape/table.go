@@ -37,6 +37,9 @@ func Attacks() []Attack {
 		{"raise limit", "raises a limit of its own control group", at(2, 0), rights, "", false, false, raiseLimit},
 		{"leave group", "moves itself out of its control group", at(2, 0), rights, "", false, true, leaveGroup},
 
+		{"masks", "reads what is covered in /proc (CVE-2025-31133)", at(2, 2), kernel, "", false, false, masked},
+		{"remount", "writes to a file that it was given to read", at(2, 0), rights, "", false, false, writable},
+
 		{"modules", "loads a kernel module", at(1, 0), rights, "", false, false, loadModule},
 		{"kexec", "loads another kernel", at(1, 0), rights, "", false, false, loadKernel},
 		{"clock", "sets the host's clock", at(1, 0), rights, "", false, false, setClock},
