@@ -49,10 +49,9 @@ var viewFiles = []viewFile{
 	{"/sys/devices/system/cpu/online", viewOnline},
 }
 
-func (f viewFile) name() string      { return "view." + filepath.Base(f.Path) }
-func (f viewFile) fd() stage0.FD     { return stage0.FD(f.name()) }
-func (f viewFile) lxcfs() string     { return lxcfsDir + f.Path }
-func (f viewFile) needs(l bool) bool { return l || f.Text != nil }
+func (f viewFile) name() string  { return "view." + filepath.Base(f.Path) }
+func (f viewFile) fd() stage0.FD { return stage0.FD(f.name()) }
+func (f viewFile) lxcfs() string { return lxcfsDir + f.Path }
 
 // lxcfs tells whether it is running: its directory is a mount of FUSE then.
 func lxcfs() bool {
@@ -69,31 +68,34 @@ func (v *ProcView) Plan(p *Plan) error {
 	return nil
 }
 
-// Enter mounts the files. One that this kernel has not is left out.
+// Enter mounts the files. One that this kernel has not is left out, and one that only
+// lxcfs has where there is no lxcfs as the machine is made.
 func (v *ProcView) Enter(s *Steps) error {
-	l := lxcfs()
 	for _, f := range viewFiles {
-		if !f.needs(l) {
-			continue
+		words, flags := "show the machine's own "+f.Path, stage0.Flags(0)
+		if f.Text == nil {
+			words, flags = words+", where lxcfs has it", stage0.MayFail
 		}
 		at := s.find(f.Path, stage0.SkipNext, "")
-		s.moveMountAt("show the machine's own "+f.Path, f.fd(), at)
+		s.Call(words, flags, unix.SYS_MOVE_MOUNT, f.fd(), "", at, "", moveFromHandle|unix.MOVE_MOUNT_T_EMPTY_PATH)
 	}
 	return nil
 }
 
-// openView opens the files as mounts that are in no table yet.
+// openView opens the files as mounts that are in no table yet. What stands for one that
+// is not had is no mount.
 func (t *Txn) openView(b *birth) error {
 	l := lxcfs()
 	for _, f := range viewFiles {
-		if !f.needs(l) {
-			continue
+		var err error
+		if f.Text == nil && !l {
+			b.files[f.fd()], err = nothing()
+		} else {
+			b.files[f.fd()], err = t.viewTree(f, l)
 		}
-		fd, err := t.viewTree(f, l)
 		if err != nil {
 			return err
 		}
-		b.files[f.fd()] = fd
 	}
 	return nil
 }
