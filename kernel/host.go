@@ -55,6 +55,7 @@ type Fault struct {
 	// Whole, if not nil, counts the steps of all transactions together, where else
 	// each counts its own.
 	Whole *atomic.Int64
+	Do    func() // what is done instead of failing
 }
 
 // NewHost looks at the host; it makes nothing. state "" is DefaultState for root, a

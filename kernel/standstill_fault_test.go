@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,20 +11,27 @@ import (
 	"testing"
 )
 
-// failures has try fail at each step of all that it does, and looks after each whether
-// the host is as it was, and calls after. It returns how many there were.
-func failures(t *testing.T, h *Host, try func() error, after func(what string)) (n int) {
+// failures has try fail at each step of all that it does, or be interrupted there, and
+// looks after each whether the host is as it was, and calls after. It returns how many
+// there were.
+func failures(t *testing.T, h *Host, how string, try func(context.Context) error, after func(what string)) (n int) {
 	t.Helper()
 	for k := 1; ; k++ {
 		before := hostState(t, h)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
 		h.Fault = Fault{Parent: k, Whole: new(atomic.Int64)}
-		err := try()
+		cause := errFault
+		if how == interrupted {
+			h.Fault.Do, cause = cancel, context.Canceled
+		}
+		err := try(ctx)
 		h.Fault = Fault{}
 		if err == nil {
 			return k - 1
 		}
-		what := fmt.Sprintf("step %d (%v)", k, err)
-		if !errors.Is(err, errFault) && !strings.Contains(err.Error(), errFault.Error()) { // the other host tells it in words
+		what := fmt.Sprintf("%s at step %d (%v)", how, k, err)
+		if !errors.Is(err, cause) && !strings.Contains(err.Error(), cause.Error()) { // the other host tells it in words
 			explainCriu(t, err)
 			t.Fatal(what)
 		}
@@ -37,7 +45,12 @@ func failures(t *testing.T, h *Host, try func() error, after func(what string)) 
 	}
 }
 
-// With a fault at each step of a snapshot, of one machine and of two, the machines run
+const (
+	faulty      = "a fault"
+	interrupted = "an interrupt"
+)
+
+// With a fault, or an interrupt, at each step of a snapshot, of one machine and of two, the machines run
 // as before, with their connection, and there is no file.
 func TestFaultsSnapshot(t *testing.T) {
 	needCriu(t)
@@ -56,13 +69,21 @@ func TestFaultsSnapshot(t *testing.T) {
 			t.Errorf("%s: there is a file", what)
 		}
 	}
-	for name, o := range map[string]SnapshotOptions{"snapshot": {}, "files": {FilesOnly: true}, "hibernate": {Hibernate: true}} {
+	for _, c := range []struct {
+		name, how string
+		o         SnapshotOptions
+	}{
+		{"snapshot", faulty, SnapshotOptions{}}, {"snapshot", interrupted, SnapshotOptions{}},
+		{"files", faulty, SnapshotOptions{FilesOnly: true}},
+		{"hibernate", faulty, SnapshotOptions{Hibernate: true}}, {"hibernate", interrupted, SnapshotOptions{Hibernate: true}},
+	} {
+		name, o := c.name+", "+c.how, c.o
 		machines := []*Machine{server}
 		if o.Hibernate {
 			machines = []*Machine{server, client}
 		}
-		n := failures(t, h, func() error {
-			_, err := SnapshotFile(t.Context(), file, machines, o)
+		n := failures(t, h, c.how, func(ctx context.Context) error {
+			_, err := SnapshotFile(ctx, file, machines, o)
 			return err
 		}, goesOn)
 		t.Logf("%s: %d steps", name, n)
@@ -100,22 +121,24 @@ func TestFaultsClone(t *testing.T) {
 		eventuallyIn(t, m, "/count", fmt.Sprintf("\n%d ", n+3))
 	}
 	eventuallyIn(t, m, "/count", "\n3 ")
-	n := failures(t, h, func() error {
-		_, err := m.Clone(t.Context(), WakeOptions{})
-		return err
-	}, goesOn)
-	t.Logf("%d steps", n)
-	if n < 15 {
-		t.Errorf("only %d steps", n)
+	for i, how := range []string{faulty, interrupted} {
+		n := failures(t, h, how, func(ctx context.Context) error {
+			_, err := m.Clone(ctx, WakeOptions{})
+			return err
+		}, goesOn)
+		t.Logf("%s: %d steps", how, n)
+		if n < 15 {
+			t.Errorf("only %d steps", n)
+		}
+		want(t, "machines", 2+i, len(l.Machines()))
 	}
-	want(t, "machines", 2, len(l.Machines()))
 }
 
 // Of a move: on either side, with the root that is sent along. The machine runs on
 // here, and there nothing is left.
 func TestFaultsMigrate(t *testing.T) {
 	needCriu(t)
-	for _, side := range []string{"giver", "taker"} {
+	for side, how := range map[string]string{"giver": faulty, "taker": faulty, "interrupted": interrupted} {
 		t.Run(side, func(t *testing.T) {
 			h := newHost(t)
 			l := labOn(t, h, "")
@@ -139,11 +162,11 @@ func TestFaultsMigrate(t *testing.T) {
 					}
 				}
 			}
-			n := failures(t, h, func() error {
+			n := failures(t, h, how, func(ctx context.Context) error {
 				if side == "taker" {
 					o.Fault, h.Fault = h.Fault, Fault{}
 				}
-				_, err := m.Migrate(t.Context(), &Remote{Host: "other"}, MigrateOptions{dial: o.dial, Patience: long})
+				_, err := m.Migrate(ctx, &Remote{Host: "other"}, MigrateOptions{dial: o.dial, Patience: long})
 				o.served.Wait()
 				o.Fault = Fault{}
 				return err
@@ -157,4 +180,27 @@ func TestFaultsMigrate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Of waking, interrupted: nothing is there, and the file still is.
+func TestWakeInterrupted(t *testing.T) {
+	needCriu(t)
+	h := newHost(t)
+	l := labOn(t, h, "")
+	makeVNet(t, l, l.Host(), &VNetSpec{Name: "lan"}, "10.7.0.0/24")
+	m := forkCalled(t, l, "m", &Root{Source: "/", Write: "overlay"}, space("pidspace"), &Netif{VNet: "lan"}, &Pids{Max: 100})
+	started(t, m, counting)
+	eventuallyIn(t, m, "/count", "\n3 ")
+	file := hibernate(t, m)
+	var all []*Machine
+	n := failures(t, h, interrupted, func(ctx context.Context) (err error) {
+		all, err = l.WakeFile(ctx, file, WakeOptions{})
+		return err
+	}, func(what string) { want(t, what+": machines", 0, len(l.Machines())) })
+	t.Logf("%d steps", n)
+	if n < 8 {
+		t.Errorf("only %d steps", n)
+	}
+	before := strings.Count(readIn(t, all[0], "/count"), "\n")
+	eventuallyIn(t, all[0], "/count", fmt.Sprintf("\n%d ", before+3))
 }

@@ -25,6 +25,10 @@ func (s *stepper) step(words string) error {
 		if s.fault.Kill {
 			unix.Kill(os.Getpid(), unix.SIGKILL)
 		}
+		if s.fault.Do != nil {
+			s.fault.Do()
+			return s.ctx.Err()
+		}
 		return fmt.Errorf("%s: %w", words, errFault)
 	}
 	return s.ctx.Err()
