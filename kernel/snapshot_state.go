@@ -203,14 +203,6 @@ func (e *SnapshotError) Hint() string {
 
 // preflight finds out, while all runs, what cannot be saved.
 func (s *snapshot) preflight() error {
-	if !s.o.FilesOnly {
-		c, err := criu.Find(s.ctx)
-		if err != nil {
-			return err
-		}
-		c.Keep = filepath.Join(s.all[0].m.host.State, ".criu")
-		s.criu = c
-	}
 	lab := s.all[0].m.labID
 	for _, v := range s.all {
 		if v.m.labID != lab {
@@ -238,6 +230,11 @@ func (s *snapshot) preflight() error {
 	if s.o.FilesOnly {
 		return nil
 	}
+	var err error
+	if s.criu, err = criu.Find(s.ctx); err != nil {
+		return err
+	}
+	s.criu.Keep = filepath.Join(s.all[0].m.host.State, ".criu")
 	for _, v := range s.all {
 		all, err := v.m.group.Pids()
 		if err == nil {
@@ -271,8 +268,11 @@ func (m *Machine) savable(filesOnly bool) error {
 	if root == nil {
 		return refuse(m.Name()+", which has no root of its own: its files are all of the host's", "a machine with a root", `make it with root("/")`)
 	}
+	if m.self.User && !filesOnly {
+		return refuse(m.Name()+", which is an ordinary user's", "a machine of root's: CRIU needs root", "run msh as root, or save the files only (files_only=True)")
+	}
 	if root.Layers != nil {
-		return refuse(m.Name()+", which is an ordinary user's", "a machine of root's: CRIU needs root", "run msh as root")
+		return refuse(fmt.Sprintf("%s, an ordinary user's, whose root %s has mounts in it and so is made of many overlays", m.Name(), root.Source), "a root of one overlay", "run msh as root, or give it a directory without mounts in it, as an image's root is")
 	}
 	if filesOnly && root.Write != "overlay" {
 		return refuse("files_only of "+m.Name()+`, which has no files of its own`, `a machine whose root is written as an overlay`, `root(…, write="overlay")`)

@@ -1,9 +1,15 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"msh/kernel/netx"
 )
@@ -139,4 +145,54 @@ func TestHibernateRoutesOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	contains(t, sh(t, c, look), "192.0.2.0/24 via 10.7.0.9", "10.7.0.2")
+}
+
+// In the host's network a machine cannot be taken off it: a connection goes on whose
+// other side keeps still meanwhile, one that is spoken to is ended by the host.
+func TestHibernateSharedConnections(t *testing.T) {
+	needCriu(t)
+	h := newHost(t)
+	_, other := uplink(t)
+	l := labOn(t, h, "")
+	m := fork(t, l, &Root{Source: "/", Write: "overlay"}, space("pidspace"))
+	writeIn(t, m, "/echo.py", `
+import socket, threading
+s = socket.socket(); s.bind(("10.0.0.2", 80)); s.listen()
+def echo(c):
+    while True: c.sendall(c.recv(100))
+open("/ready", "w").write("yes")
+while True: threading.Thread(target=echo, args=s.accept()[:1], daemon=True).start()
+`)
+	started(t, m, "exec python3 /echo.py")
+	eventuallyIn(t, m, "/ready", "yes")
+	say := func(c net.Conn, text string) error {
+		c.SetDeadline(time.Now().Add(long))
+		if _, err := c.Write([]byte(text)); err != nil {
+			return err
+		}
+		b := make([]byte, len(text))
+		_, err := io.ReadFull(c, b)
+		if err == nil && string(b) != text {
+			t.Errorf("said %q, heard %q", text, b)
+		}
+		return err
+	}
+	var still, spoken net.Conn
+	for _, c := range []*net.Conn{&still, &spoken} {
+		if err := other.Do(func() (err error) { *c, err = net.Dial("tcp4", "10.0.0.2:80"); return err }); err != nil {
+			t.Fatal(err)
+		}
+		defer (*c).Close()
+		if err := say(*c, "before"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := hibernate(t, m)
+	if err := say(spoken, "meanwhile"); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("spoken to: %v", err)
+	}
+	wakeUp(t, l, file, WakeOptions{})
+	if err := say(still, "after"); err != nil {
+		t.Errorf("kept still: %v", err)
+	}
 }
