@@ -109,7 +109,7 @@ func (t *Txn) outside(m savedMount, trees map[stage0.FD]int) (int, error) {
 func (t *Txn) mountAll(trees map[stage0.FD]int, outside map[string]int, layers int) error {
 	root := t.plan.Spec.find("root").(*Root)
 	// criu has an empty /run of its own where the host's is on a disk.
-	if err := os.MkdirAll(t.dir, 0o700); err != nil {
+	if err := os.MkdirAll(t.dir, 0o755); err != nil {
 		return err
 	}
 	if err := unix.Mount("msh", t.dir, "tmpfs", 0, "mode=755"); err != nil {

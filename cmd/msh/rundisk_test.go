@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -25,8 +26,13 @@ func TestRunOnDisk(t *testing.T) {
 	if fs.Type == unix.TMPFS_MAGIC {
 		t.Skip("the directory for temporary files is not on a disk; TMPDIR names another")
 	}
-	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount --bind "$1" /run && exec msh hibernate.star "$1"`, "sh", run)
-	cmd.Dir = filepath.Join(repository, "examples")
+	const script = `
+m = machine_rfork([root("/"), pidspace(), netif(vnet("lan", subnet="10.9.0.0/24"))] + ([uidspace()] if args[0] == "true" else []))
+m.write_file("/word", "hello")
+m.hibernate(args[1])
+print(wake(args[1]).read_file("/word"))
+`
+	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount --bind "$1" /run && exec msh -c "$2" "$3" "$1/file"`, "sh", run, script, strconv.FormatBool(shifts()))
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "MSH_STATE=") {
 			cmd.Env = append(cmd.Env, v)
@@ -35,7 +41,7 @@ func TestRunOnDisk(t *testing.T) {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
-	if err != nil || !strings.Contains(string(out), "hello") {
+	if err != nil || string(out) != "hello\n" {
 		t.Errorf("%v\n%s%s", err, out, stderr.Bytes())
 	}
 	if labs := labsIn(filepath.Join(run, "msh")); len(labs) > 0 {

@@ -133,7 +133,7 @@ func (c *Criu) ownRun(w *worker) error {
 	if err := unix.Statfs("/run", &fs); err != nil || fs.Type == unix.TMPFS_MAGIC {
 		return nil
 	}
-	if err := unix.Mount("criu", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=700"); err != nil {
+	if err := unix.Mount("criu", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=755"); err != nil {
 		return fmt.Errorf("mount a tmpfs for criu on /run: %w", err)
 	}
 	known, ok := facts.Load(c.Path)
