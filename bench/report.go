@@ -14,6 +14,7 @@ import (
 const counted = `
 Milliseconds, median and p90. What is counted:
   script     inside a running script, from before machine_rfork (or run) to after destroy (or run); the init's end is awaited
+  creation   the same, but of machine_rfork alone
   msh -c     the whole process, which makes a machine, runs true in it and ends
   crun, runc the whole process ` + "`run`" + `, and before and after it the mount and unmount of the overlay (2 mounts, made by the bench
              with bare system calls: a tmpfs for the changes, the overlay), since a bundle's root has to be there
@@ -87,7 +88,7 @@ func (f figure) row(all map[string]*series) string {
 		cells[5], cells[6], cells[7] = number(peer.median()), number(peer.p90()), fmt.Sprintf("%.2f", value)
 		if f.kind == extra {
 			value = ours.median() - peer.median()
-			cells[7] = fmt.Sprintf("+%.2f", value)
+			cells[7] = fmt.Sprintf("%+.2f", value)
 		}
 	}
 	switch {
