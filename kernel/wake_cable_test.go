@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -168,4 +169,33 @@ func TestHibernateCableEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, "cables with the clone's", "client-lan  |  down\n"+c.Name()+"-lan  |  down", links(l))
+}
+
+// All machines of a lab move with their cables; one of two that a cable joins does not.
+func TestMigrateCables(t *testing.T) {
+	needCriu(t)
+	l := newLab(t)
+	_, client := cabled(t, l)
+	o := newOther(t, l)
+	_, err := client.Migrate(t.Context(), &Remote{Host: "other"}, MigrateOptions{dial: o.dial})
+	if err == nil {
+		t.Fatal("moved from its cable")
+	}
+	contains(t, err.Error(), "an end of a cable to server")
+	r, err := Migrate(t.Context(), l.Machines(), &Remote{Host: "other"}, MigrateOptions{dial: o.dial, Whole: true})
+	if err != nil {
+		explainCriu(t, err)
+		t.Fatal(err, o.errs)
+	}
+	there := o.machines()
+	got(t, there["client"], got(t, there["client"], 0)+200)
+	cables, err := o.cables(r.Lab, func(name string) *Spec { return there[name].Spec() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var words []string
+	for _, c := range cables {
+		words = append(words, fmt.Sprintf("%s%s-%s%s %v %v", c.Ends[0].Machine, c.Ends[0].VNet, c.Ends[1].Machine, c.Ends[1].VNet, c.Cable.Out.Rate, c.Down))
+	}
+	want(t, "cables there", "server-client 200000000 false\nlan-server 50000000 false\nclient-lan 0 true", strings.Join(words, "\n"))
 }

@@ -93,10 +93,14 @@ func TestRootless(t *testing.T) {
 }
 
 // runRootless gives each script $USER, the start of a command line that makes msh an ordinary user's.
-func runRootless(t *testing.T, mode, group, scripts string) {
-	files, err := filepath.Glob(filepath.Join(repository, "testdata", "rootless", scripts+".txtar"))
-	if err != nil || len(files) == 0 {
-		t.Fatal(scripts, err)
+func runRootless(t *testing.T, mode, group string, scripts ...string) {
+	var files []string
+	for _, s := range scripts {
+		found, err := filepath.Glob(filepath.Join(repository, "testdata", "rootless", s+".txtar"))
+		if err != nil || len(found) == 0 {
+			t.Fatal(s, err)
+		}
+		files = append(files, found...)
 	}
 	testscript.RunT(serial{t}, testscript.Params{
 		Files:               files,

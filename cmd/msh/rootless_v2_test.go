@@ -35,5 +35,5 @@ func TestRootlessV2(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	runRootless(t, "one", group, "kinds") // the others take minutes there
+	runRootless(t, "one", group, "kinds", "snapshot") // the others take minutes there
 }
