@@ -216,12 +216,31 @@ func (s *Steps) enter(words string, pidfd stage0.FD, space uintptr) {
 // leaveKeyring leaves the caller's session keyring for an empty one. It comes before
 // the process becomes a user of the machine's: that one's quota of keys the machine
 // can use up (keyrings(7)), and with the old keyring it would get the caller's keys.
+//
+// An ordinary user's quota is 200 keys: where that is used up, by as many machines, the
+// process has the keyring of the user's space, to which nobody can add a key.
 func (s *Steps) leaveKeyring() {
 	var flags stage0.Flags
 	if !keyrings() {
 		flags = stage0.MayFail
 	}
+	if s.Plan.Under.User {
+		s.Call("take the keyring of the user's space", flags, unix.SYS_KEYCTL, joinSession, spaceKeyring)
+		flags = stage0.MayFail
+	}
 	s.Call("leave the caller's keyring", flags, unix.SYS_KEYCTL, joinSession, 0)
+}
+
+// spaceKeyring is the name of the keyring that the holder of a user's space has.
+const spaceKeyring = "msh-space"
+
+// shareKeyring makes it: its possessor, and processes of its user, may find it, and change
+// nothing of it.
+func (s *Steps) shareKeyring() {
+	const view, read, search = 1, 2, 8
+	const may = view | read | search
+	ring := s.Call("make a keyring to share", stage0.SkipNext, unix.SYS_KEYCTL, joinSession, spaceKeyring)
+	s.Call("let it be found, not changed", stage0.MayFail, unix.SYS_KEYCTL, unix.KEYCTL_SETPERM, ring, may<<24|may<<16)
 }
 
 // keyrings tells whether this kernel, and whoever filters its calls, knows keys.

@@ -122,6 +122,8 @@ func (v *VNet) makeUserNAT(s *stepper, w *wiring) error {
 		return fmt.Errorf("start %s: %w", way.name, err)
 	}
 	if err := v.awaitWayOut(s.ctx, w, p); err != nil {
+		p.kill()
+		p.close()
 		said, _ := os.ReadFile(logFile)
 		return fmt.Errorf("%s: %w: %s", way.name, err, strings.TrimSpace(tail(said)))
 	}
@@ -194,7 +196,6 @@ func (v *VNet) awaitWayOut(ctx context.Context, w *wiring, p *process) error {
 	return poll(ctx, func() (bool, error) {
 		if ended(p.pidfd) {
 			err := p.failure()
-			reap(p.pidfd)
 			if err == nil {
 				err = errors.New("it ended at once")
 			}

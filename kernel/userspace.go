@@ -44,6 +44,7 @@ type userSpace struct {
 	spaceRecord
 	lock  int   // the descriptor that holds the lock; -1 in one that only stays awake
 	given []int // descriptors that whoever started msh left open to it
+	fault int   // the step of the holder's that is to fail
 }
 
 // spaceRecord is what STATE/.space says.

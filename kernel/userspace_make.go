@@ -33,25 +33,28 @@ func (u *userSpace) make(save func() error) error {
 	}
 	defer unix.Close(null)
 	s, unshare := holder()
-	b := &birth{program: s.Program, stdio: [3]int{null, null, null}, files: map[stage0.FD]int{syncFD: line[1]}, cgroup: -1, pidns: -1}
+	b := &birth{program: s.Program, stdio: [3]int{null, null, null}, files: map[stage0.FD]int{syncFD: line[1]}, cgroup: -1, pidns: -1, fault: u.fault}
 	p, err := b.start()
 	unix.Close(line[1])
 	if err != nil {
 		return err
 	}
 	defer p.close()
+	// Whatever came of it here, what failed there is the reason.
 	fail := func(err error) error {
 		p.kill()
-		return err
+		if f := p.failure(); f != nil {
+			err = f
+		}
+		var e *stepError
+		if errors.As(err, &e) && (e.at == int(unshare) || e.errno == unix.EPERM || e.step.Nr == unix.SYS_MOUNT && e.errno == unix.EACCES) {
+			err = explainUserns(e.errno)
+		}
+		return fmt.Errorf("make a space for user %d: %w", os.Geteuid(), err)
 	}
 	var said [1]byte
 	if n, _ := unix.Read(line[0], said[:]); n == 0 {
-		err := p.failure()
-		var e *stepError
-		if errors.As(err, &e) && e.at == int(unshare) {
-			err = explainUserns(e.errno)
-		}
-		return fail(fmt.Errorf("make a space for user %d: %w", os.Geteuid(), err))
+		return fail(errors.New("its holder was killed"))
 	}
 	if err := u.mapIDs(p.pid); err != nil {
 		return fail(err)
@@ -63,14 +66,8 @@ func (u *userSpace) make(save func() error) error {
 	if _, err := unix.Write(line[0], []byte("g")); err != nil {
 		return fail(err)
 	}
-	if n, _ := unix.Read(line[0], said[:]); n == 0 { // closed: it has executed, or failed
-		if err := p.failure(); err != nil {
-			var e *stepError
-			if errors.As(err, &e) && e.step.Nr == unix.SYS_MOUNT && e.errno == unix.EACCES || errors.As(err, &e) && e.errno == unix.EPERM {
-				err = explainUserns(e.errno)
-			}
-			return fail(fmt.Errorf("make a space for user %d: %w", os.Geteuid(), err))
-		}
+	if n, _ := unix.Read(line[0], said[:]); n == 0 && p.failure() != nil { // closed: it has executed, or failed
+		return fail(nil)
 	}
 	return nil
 }
@@ -82,6 +79,7 @@ func holder() (s *Steps, unshare stage0.Ref) {
 	unshare = s.Call("unshare the user space and the mount table", 0, unix.SYS_UNSHARE, unix.CLONE_NEWUSER|unix.CLONE_NEWNS)
 	s.Call("tell msh", 0, unix.SYS_WRITE, syncFD, "u", 1)
 	s.Call("wait for its ids", stage0.Positive, unix.SYS_READ, syncFD, stage0.Buffer(8), 1)
+	s.shareKeyring()
 	// What the host mounts later is to be seen; what is mounted here is not the host's.
 	s.Call("keep mounts from the host's table", 0, unix.SYS_MOUNT, 0, "/", 0, unix.MS_REC|unix.MS_SLAVE, 0)
 	s.Call("become a session leader", stage0.MayFail, unix.SYS_SETSID)
