@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
 
 	"msh/kernel/checkpoint"
 	"msh/kernel/criu"
@@ -21,6 +24,19 @@ func (m *Machine) Clone(ctx context.Context, o WakeOptions) (*Machine, error) {
 	if o.Name == "" {
 		o.Name = m.lab.copyName(m.Name())
 	}
+	// Memory goes from one criu to the other as it is; the rest by way of a pipe.
+	work, images := -1, (*os.File)(nil)
+	keep := func(fd int, dir *os.File) { work, images = fd, dir }
+	o.take = func() (int, *os.File) {
+		defer func() { work, images = -1, nil }()
+		return work, images
+	}
+	defer func() {
+		if images != nil {
+			images.Close()
+			unix.Close(work)
+		}
+	}()
 	from, to := io.Pipe()
 	type outcome struct {
 		all []*Machine
@@ -39,7 +55,7 @@ func (m *Machine) Clone(ctx context.Context, o WakeOptions) (*Machine, error) {
 	}()
 	w, err := checkpoint.NewWriter(to, checkpoint.Options{})
 	if err == nil {
-		_, err = Snapshot(ctx, w, []*Machine{m}, SnapshotOptions{})
+		_, err = Snapshot(ctx, w, []*Machine{m}, SnapshotOptions{keep: keep})
 	}
 	to.CloseWithError(err)
 	out := <-woken

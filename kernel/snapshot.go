@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,15 +30,15 @@ import (
 //	manifest                                  unpack into memory, check every digest
 //	(rounds of pre-copy: memory.1, …)         networks that are missing are made
 //	criu is started; ports off their switches a Txn for each machine, as for any other,
-//	freeze, criu dumps into memory              but that criu makes the processes
-//	──── one instant for all ────             ──── all wait for each other ────
-//	state, upper layer                        ports onto their switches
-//	(hibernate: memory, commit)               they run
+//	──── one instant for all ────               but that criu makes the processes
+//	criu dumps into memory, and meanwhile:    ──── all wait for each other ────
+//	state, files, pages as they come          ports onto their switches
+//	(hibernate: the rest, commit)             they run
 //	ports on again, they run; or are gone
-//	memory, commit
+//	the rest, commit
 //
 // The sections of a machine: "state" (savedState, JSON), "upper", "tree.NAME"
-// (what was in a tmpfs), "logs", and "memory", with "memory.1" and so on before it where there was pre-copy.
+// (what was in a tmpfs), "logs", "pages-N" and "memory", with "memory.1" and so on before it where there was pre-copy.
 
 // SnapshotOptions say what becomes of the machines.
 type SnapshotOptions struct {
@@ -64,6 +65,9 @@ type SnapshotOptions struct {
 	Whole bool
 
 	still *standstill // to be filled in; nil where nobody but this needs to know of it
+	// keep, if not nil, takes over the memory of the only machine, in the place of the
+	// writer: a file system, and the directory in it.
+	keep func(work int, images *os.File)
 }
 
 // Version tells which msh this package is part of, for what it writes.
@@ -229,7 +233,7 @@ func (s *snapshot) standStill(r *SnapshotReport) error {
 		return err
 	}
 	err := s.freeze(func() error {
-		err := s.writeFiles()
+		err := s.write()
 		if err == nil && s.o.Hibernate {
 			if err = s.finish(r); err == nil {
 				// Nothing takes it back any more. Where it cannot be written they go on
@@ -302,10 +306,12 @@ func (s *snapshot) freeze(write func() error) error {
 	var wg sync.WaitGroup
 	for _, v := range s.all {
 		v.started, v.begin = make(chan struct{}), make(chan error, 1)
-		v.reached, v.release, v.err = make(chan struct{}), make(chan error, 1), nil
+		v.still, v.reached, v.release = make(chan struct{}), make(chan struct{}), make(chan error, 1)
 		wg.Go(func() {
-			v.err = v.dump()
+			err := v.dump()
+			v.err.Store(&err)
 			pass(v.started)
+			pass(v.still)
 			pass(v.reached)
 		})
 	}
@@ -320,7 +326,7 @@ func (s *snapshot) freeze(write func() error) error {
 		v.begin <- err
 	}
 	for _, v := range s.all {
-		<-v.reached
+		<-v.still
 	}
 	if err == nil {
 		err = s.failed()
@@ -371,12 +377,31 @@ func (s *snapshot) stop() error {
 func (s *snapshot) failed() error {
 	var errs []error
 	for _, v := range s.all {
-		errs = append(errs, v.err)
+		if err := v.err.Load(); err != nil {
+			errs = append(errs, *err)
+		}
 	}
 	return errors.Join(errs...)
 }
 
-// writeFiles writes what has to be of the instant at which all stand still.
+// write writes what has to be of the instant at which all stand still, while criu is
+// at their memory, and of that what there is already.
+func (s *snapshot) write() error {
+	if err := s.writeFiles(); err != nil {
+		return err
+	}
+	for _, v := range s.all {
+		if !s.o.FilesOnly && s.o.keep == nil {
+			if err := v.writePages(); err != nil {
+				return err
+			}
+		}
+		<-v.reached
+	}
+	return s.failed()
+}
+
+// writeFiles writes what is in no memory.
 func (s *snapshot) writeFiles() error {
 	for _, v := range s.all {
 		if err := s.step("write its state"); err != nil {
@@ -403,7 +428,7 @@ func (s *snapshot) writeFiles() error {
 	return nil
 }
 
-// finish writes what criu has put into memory, and commits.
+// finish writes the rest of what criu has put into memory, and commits.
 func (s *snapshot) finish(r *SnapshotReport) error {
 	for _, v := range s.all {
 		if v.images == nil {
@@ -411,6 +436,11 @@ func (s *snapshot) finish(r *SnapshotReport) error {
 		}
 		if err := s.step("write its memory"); err != nil {
 			return err
+		}
+		if s.o.keep != nil {
+			s.o.keep(v.work, v.images)
+			v.work, v.images = -1, nil
+			continue
 		}
 		if err := s.w.Images(s.ctx, v.m.Name(), checkpoint.SectionMemory, int(v.images.Fd())); err != nil {
 			return err
@@ -482,10 +512,11 @@ type saving struct {
 
 	started chan struct{} // closed where criu is about to freeze it, or has failed
 	begin   chan error    // tells whether it is to be frozen
-	reached chan struct{} // closed where it is saved, or has failed
+	still   chan struct{} // closed where it stands still, or has failed
+	reached chan struct{} // closed where criu has saved it, or has failed
 	release chan error    // tells whether it is to go on as before
 
-	err   error
+	err   atomic.Pointer[error] // what the dump has ended with
 	stats *criu.Stats
 }
 

@@ -25,6 +25,7 @@ func (v *saving) dump() error {
 		if err := <-v.begin; err != nil {
 			return err
 		}
+		close(v.still)
 		close(v.reached)
 		return <-v.release
 	}
@@ -61,13 +62,15 @@ func (v *saving) dump() error {
 			if v.ports == nil {
 				return v.holdPorts()
 			}
-		case criu.PostDump:
+		case criu.QueryFiles: // the same, also where it is in the host's network
 			if err := v.step("look at its network"); err != nil {
 				return err
 			}
 			if err := v.saveNetwork(); err != nil {
 				return err
 			}
+			pass(v.still)
+		case criu.PostDump:
 			close(v.reached)
 			return <-v.release
 		}

@@ -34,6 +34,10 @@ type WakeOptions struct {
 	// Ready, if not nil, is called when all of it is made and nothing runs yet; its
 	// error leaves nothing.
 	Ready func(context.Context) error
+
+	// take, if not nil, gives the memory of the only machine once all the rest has been
+	// read: see SnapshotOptions.keep.
+	take func() (work int, images *os.File)
 }
 
 // WakeFile wakes the machines of a file. They are as any other that the lab has made.
@@ -133,7 +137,8 @@ type waking struct {
 	tmpfs  map[string]int // file systems in memory, by label
 	work   int            // memory for the images
 	images *os.File
-	aside  string // where what belongs under root(upper=) is for now
+	pages  []string // files of pages, not yet among the images
+	aside  string   // where what belongs under root(upper=) is for now
 
 	child *Child // its init, once criu has made it
 

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"msh/kernel/checkpoint"
 	"msh/kernel/criu"
 )
@@ -33,6 +35,8 @@ func (wk *wake) unpack(r *checkpoint.Reader) error {
 			err = w.unpackUpper(r)
 		case strings.HasPrefix(s.Name, checkpoint.SectionTree):
 			err = w.unpackTmpfs(r, s.Name)
+		case strings.HasPrefix(s.Name, sectionPages):
+			err = w.unpackPages(r, s.Name)
 		case s.Name == checkpoint.SectionMemory || strings.HasPrefix(s.Name, checkpoint.SectionMemory+"."):
 			err = w.unpackImages(r, s.Name)
 		}
@@ -41,6 +45,13 @@ func (wk *wake) unpack(r *checkpoint.Reader) error {
 		}
 	}
 	for _, w := range wk.all {
+		if wk.o.take != nil {
+			if w.work, w.images = wk.o.take(); w.images != nil {
+				if err := criu.Populate(w.images); err != nil {
+					return err
+				}
+			}
+		}
 		if w.saved.Mode == checkpoint.MemoryAndFiles && w.images == nil {
 			return fmt.Errorf("machine %s: no memory in it: %w", w.saved.Name, checkpoint.ErrHostile)
 		}
@@ -78,12 +89,8 @@ func (w *waking) giveImages() error {
 // unpackImages unpacks memory, each round into a directory of its own beside the
 // others, as criu's links between them have it.
 func (w *waking) unpackImages(r *checkpoint.Reader, section string) error {
-	if w.work < 0 {
-		fd, err := newTmpfs("mode", "700")
-		if err != nil {
-			return err
-		}
-		w.work = fd
+	if err := w.makeWork(); err != nil {
+		return err
 	}
 	dir, err := makeDirAt(w.work, section)
 	if err != nil {
@@ -97,7 +104,20 @@ func (w *waking) unpackImages(r *checkpoint.Reader, section string) error {
 		return dir.Close()
 	}
 	w.images = dir
+	for _, name := range w.pages {
+		if err := unix.Renameat2(w.work, name, int(dir.Fd()), name, unix.RENAME_NOREPLACE); err != nil {
+			return fmt.Errorf("rename %s: %w", name, err)
+		}
+	}
 	return criu.Populate(dir)
+}
+
+// makeWork makes memory for the images.
+func (w *waking) makeWork() (err error) {
+	if w.work < 0 {
+		w.work, err = newTmpfs("mode", "700")
+	}
+	return err
 }
 
 // unpackUpper unpacks the upper layer: into the memory that the overlay will have,

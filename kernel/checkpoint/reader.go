@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // Reader reads a snapshot from its beginning to its end. It is not for several
@@ -258,6 +260,40 @@ func (r *Reader) unpack(ctx context.Context, dir int, o UnpackOptions, images bo
 		return r.err
 	}
 	return nil
+}
+
+// UnpackFile unpacks a section of bytes into an empty file, where long runs of zeros
+// become holes. It may have no more bytes than the manifest lets images have.
+func (r *Reader) UnpackFile(ctx context.Context, fd int) error {
+	if r.err != nil {
+		return r.err
+	}
+	if r.section == nil || r.section.begun {
+		return errors.New("unpack the snapshot: Next comes first")
+	}
+	most := int64(0)
+	if b := r.info.Machine(r.at.Machine).Bounds; b != nil {
+		most = b.MemoryBytes
+	}
+	r.section.ctx = ctx
+	for size := int64(0); ; {
+		b, err := r.section.take(chunkSize)
+		if r.section.err == io.EOF {
+			return unix.Ftruncate(fd, size)
+		}
+		if err == nil && most != 0 && int64(len(b)) > most-size {
+			err = hostile("%s: more than the %d bytes that it may have", r.at.Name, most)
+		}
+		if err == nil {
+			_, err = writeRuns(fd, b, size)
+		}
+		if err != nil {
+			r.section.close()
+			r.err = fmt.Errorf("unpack %s of %s: %w", r.at.Name, r.at.Machine, err)
+			return r.err
+		}
+		size += int64(len(b))
+	}
 }
 
 // tighter is the smaller of two bounds, of which 0 is none.

@@ -66,21 +66,35 @@ func (u *unpacking) contents(fd int, e *entry, s span, end int64) (int64, error)
 		if err != nil {
 			return 0, err
 		}
-		for len(b) > 0 {
-			skip, n := 0, len(b)
-			if u.images {
-				skip, n = nextRun(b)
+		s.size -= int64(len(b))
+		if !u.images {
+			if err := writeAt(fd, b, s.off); err != nil {
+				return 0, failAt("write", e.path, err)
 			}
-			if n > 0 {
-				if err := writeAt(fd, b[skip:skip+n], s.off+int64(skip)); err != nil {
-					return 0, failAt("write", e.path, err)
-				}
-				end = s.off + int64(skip+n)
-			}
-			b = b[skip+n:]
-			s.off += int64(skip + n)
-			s.size -= int64(skip + n)
+			s.off += int64(len(b))
+			end = s.off
+			continue
 		}
+		to, err := writeRuns(fd, b, s.off)
+		if err != nil {
+			return 0, failAt("write", e.path, err)
+		}
+		s.off, end = s.off+int64(len(b)), max(end, to)
+	}
+	return end, nil
+}
+
+// writeRuns writes b without the zeros in it, and tells where what was written ends.
+func writeRuns(fd int, b []byte, off int64) (end int64, err error) {
+	for len(b) > 0 {
+		skip, n := nextRun(b)
+		if n > 0 {
+			if err := writeAt(fd, b[skip:skip+n], off+int64(skip)); err != nil {
+				return 0, err
+			}
+			end = off + int64(skip+n)
+		}
+		b, off = b[skip+n:], off+int64(skip+n)
 	}
 	return end, nil
 }

@@ -22,7 +22,7 @@ type Event struct {
 const (
 	PreDump         = "pre-dump"              // dump: nothing is frozen yet
 	NetworkLock     = "network-lock"          // dump: all is frozen, nothing written yet
-	QueryFiles      = "query-ext-files"       // dump: unused here, Dump.Files says it ahead
+	QueryFiles      = "query-ext-files"       // dump: as network-lock, also of a tree in the host's network
 	PostDump        = "post-dump"             // dump: all is written, and frozen still
 	NetworkUnlock   = "network-unlock"        // dump and restore: the tree is about to run
 	PreRestore      = "pre-restore"           // restore: nothing is made yet
