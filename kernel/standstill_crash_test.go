@@ -406,6 +406,7 @@ func TestCrashClone(t *testing.T) {
 				t.Fatal(err)
 			}
 			want(t, what+": "+id, "running", m.State())
+			eventuallyIn(t, m, "/count", "\n") // it may have been killed before it counted
 			n := strings.Count(readIn(t, m, "/count"), "\n")
 			eventuallyIn(t, m, "/count", fmt.Sprintf("\n%d ", n+3))
 			m.Close()

@@ -157,7 +157,8 @@ func TestHibernateSharedConnections(t *testing.T) {
 	m := fork(t, l, &Root{Source: "/", Write: "overlay"}, space("pidspace"))
 	writeIn(t, m, "/echo.py", `
 import socket, threading
-s = socket.socket(); s.bind(("10.0.0.2", 80)); s.listen()
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("10.0.0.2", 80)); s.listen()
 def echo(c):
     while True: c.sendall(c.recv(100))
 open("/ready", "w").write("yes")
