@@ -104,7 +104,12 @@ func (v *VNet) makeUserNAT(s *stepper, w *wiring) error {
 	if err != nil {
 		return err
 	}
+	// A switch has no IPv6; a router has, and its leg is to come with it.
+	const coming = "default"
 	for _, f := range v.spec.families() {
+		if err := w.ns.RouterOn(f == family6, "switch", coming); err != nil {
+			return explainShape(err)
+		}
 		for _, p := range v.spec.Subnets {
 			if p.Overlaps(outNet.net) {
 				return bad("vnet", "subnet", p.String(), "for nat=True of an ordinary user's another one than "+outNet.net.String())
@@ -131,9 +136,9 @@ func (v *VNet) makeUserNAT(s *stepper, w *wiring) error {
 		reap(p.pidfd)
 		p.close()
 	}()
-	for _, f := range v.spec.families() {
-		if err := w.ns.RouterOn(f == family6, "switch", legPort); err != nil {
-			return explainShape(err)
+	if v.spec.has(family6) { // and no port that comes after
+		if err := w.ns.Do(func() error { return netx.WriteSysctl("net/ipv6/conf/"+coming+"/disable_ipv6", "1") }); err != nil {
+			return err
 		}
 	}
 	return explainShape(w.ns.Masquerade(natTable, v.spec.Subnets, legPort))

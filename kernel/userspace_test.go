@@ -152,7 +152,7 @@ func TestFaultsUserNAT(t *testing.T) {
 	l := labOn(t, newHost(t), "")
 	m := fork(t, l, space("pidspace"), space("netspace"))
 	netFaults(t, l, m, 4, func() (func() error, error) {
-		v, err := l.VNet(t.Context(), l.Host(), &VNetSpec{Name: "lan", NAT: true, Subnets: prefixes("10.0.0.0/24")})
+		v, err := l.VNet(t.Context(), l.Host(), &VNetSpec{Name: "lan", NAT: true, Subnets: prefixes("10.0.0.0/24", "fd00::/64")})
 		if err != nil {
 			return nil, err
 		}
@@ -176,5 +176,40 @@ func TestUserKeyrings(t *testing.T) {
 	want(t, "the caller's key", "none", sh(t, last, search))
 	if r, err := exec.Command("sh", "-c", search).Output(); err != nil || string(r) != "found" {
 		t.Errorf("outside it is not found either: %s, %v", r, err)
+	}
+}
+
+// In a directory where anybody makes names, msh takes for its state none that somebody
+// else has made, or can change.
+func TestStateTaken(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("makes directories of others")
+	}
+	at := filepath.Join(t.TempDir(), "msh-0")
+	for what, c := range map[string]struct{ make, want string }{
+		"another's":      {"mkdir $0; chown 1 $0", "belongs to user 1, not to user 0"},
+		"open to others": {"mkdir $0; chmod 777 $0", "may be written by others (mode 0777)"},
+		"a group's":      {"mkdir $0; chmod 770 $0", "may be written by others (mode 0770)"},
+		"a link":         {"mkdir $0.else; ln -sf $0.else $0", "is no directory"},
+		"a file":         {"touch $0", "is no directory"},
+	} {
+		if out, err := exec.Command("sh", "-ec", c.make, at).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v %s", what, err, out)
+		}
+		err := makeState(at)
+		if err == nil {
+			t.Fatalf("%s: taken", what)
+		}
+		contains(t, err.Error(), c.want)
+		contains(t, hintOf(err), "XDG_RUNTIME_DIR")
+		if err := os.Remove(at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := makeState(at); err != nil {
+		t.Error(err)
+	}
+	if err := makeState(at); err != nil { // its own, from before
+		t.Error(err)
 	}
 }
