@@ -48,7 +48,7 @@ var figures = []figure{
 	{8, "life", "for scale", "script: life", "runc run", 0, scale},
 	{8, "life", "for scale", "script: life", "unshare", 0, scale},
 	{13, "guard", "creation at security level 2: what it adds", "script: made 2", "script: made", 0.5, extra},
-	{13, "guard", "1 at security level 2, for scale", "script: guarded", "script: life", 0, scale},
+	{13, "life", "1 at security level 2, for scale", "script: guarded", "script: life", 0, scale},
 	{14, "guard", "400000 system calls at level 2", "script: calls 2", "script: calls", 1.05, ratio},
 	{15, "guard", "uname(2), answered by msh", "script: uname", "", 0.06, each},
 	{9, "lab", "1024 machines on 33 switches, up", "lab 1024: up", "mininet: up", 0.12, ratio},
