@@ -32,10 +32,10 @@ import (
 //	criu is started; ports off their switches a Txn for each machine, as for any other,
 //	──── one instant for all ────               but that criu makes the processes
 //	criu dumps into memory, and meanwhile:    ──── all wait for each other ────
-//	state, files, pages as they come          ports onto their switches
-//	(hibernate: the rest, commit)             they run
+//	state, files                              ports onto their switches
+//	(hibernate: memory as it comes, commit)   they run
 //	ports on again, they run; or are gone
-//	the rest, commit
+//	memory, commit
 //
 // The sections of a machine: "state" (savedState, JSON), "upper", "tree.NAME"
 // (what was in a tmpfs), "logs", "pages-N" and "memory", with "memory.1" and so on before it where there was pre-copy.
@@ -385,13 +385,14 @@ func (s *snapshot) failed() error {
 }
 
 // write writes what has to be of the instant at which all stand still, while criu is
-// at their memory, and of that what there is already.
+// at their memory, and where they hibernate what of that there is already. Those that
+// run on shall do so soon: packing would take the time of the cores from criu.
 func (s *snapshot) write() error {
 	if err := s.writeFiles(); err != nil {
 		return err
 	}
 	for _, v := range s.all {
-		if !s.o.FilesOnly && s.o.keep == nil {
+		if s.o.Hibernate && !s.o.FilesOnly {
 			if err := v.writePages(); err != nil {
 				return err
 			}
@@ -441,6 +442,11 @@ func (s *snapshot) finish(r *SnapshotReport) error {
 			s.o.keep(v.work, v.images)
 			v.work, v.images = -1, nil
 			continue
+		}
+		if !s.o.Hibernate {
+			if err := v.writePages(); err != nil {
+				return err
+			}
 		}
 		if err := s.w.Images(s.ctx, v.m.Name(), checkpoint.SectionMemory, int(v.images.Fd())); err != nil {
 			return err
