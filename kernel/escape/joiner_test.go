@@ -1,7 +1,6 @@
 package escape
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -11,9 +10,7 @@ import (
 
 // TestJoiner has a machine's root lie in wait for the processes that msh sends in.
 func TestJoiner(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("machines need root")
-	}
+	needRoot(t)
 	var columns []*column
 	for ids := range idsOf {
 		for _, level := range levels {
