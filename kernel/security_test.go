@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"msh/kernel/cgroup"
 	"msh/kernel/seccomp"
 )
 
@@ -443,4 +444,35 @@ func TestSecurityScopes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What level 2 adds to a machine's making and to each way in is counted: every step is
+// a system call, and every filter is translated by the kernel anew.
+func TestSecuritySteps(t *testing.T) {
+	count := func(level int) (steps, filters, instructions int) {
+		p, err := NewPlan(&Spec{Name: "m", Resources: []Resource{&Root{Source: "/", Write: "overlay"}, space("pidspace"), space("netspace"), space("ipcspace"), atLevel(level)}}, Under{Lab: "lab"}, &cgroup.Host{}, "/state")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := p.Confined.filters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range f {
+			instructions += len(f.code) / seccomp.InstructionSize
+		}
+		for _, s := range p.Steps.Steps() {
+			if s.Nr == unix.SYS_SECCOMP {
+				filters++
+			}
+		}
+		return p.Steps.Len(), filters, instructions
+	}
+	without, _, _ := count(0)
+	with, filters, instructions := count(2)
+	const mostSteps, mostInstructions = 90, 280
+	if with-without > mostSteps || filters != 1 || instructions > mostInstructions {
+		t.Errorf("level 2 adds %d steps with %d filters of %d instructions, want at most %d, 1 and %d", with-without, filters, instructions, mostSteps, mostInstructions)
+	}
+	t.Logf("level 2 adds %d steps, a filter of %d instructions", with-without, instructions)
 }
