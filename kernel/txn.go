@@ -209,7 +209,12 @@ func (t *Txn) makeGroup() error {
 	if err := t.step("make the control group"); err != nil {
 		return err
 	}
+	limits := g.Limits
+	if t.restores() {
+		g.Limits, _, _ = tight(limits)
+	}
 	err := g.Make()
+	g.Limits = limits
 	if errors.Is(err, cgroup.ErrCrowded) {
 		return withHint(err, delegate)
 	}

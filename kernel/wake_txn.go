@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"msh/kernel/cgroup"
 	"msh/kernel/criu"
 )
 
@@ -56,6 +57,7 @@ func (t *Txn) restore() (*Machine, error) {
 		return nil, err
 	}
 	c := w.child
+	_, _, memory := tight(t.plan.Limits)
 	fail := func(err error) (*Machine, error) {
 		c.kill()
 		unix.Close(c.pidfd)
@@ -63,6 +65,9 @@ func (t *Txn) restore() (*Machine, error) {
 	}
 	if c == nil || c.pid != pid {
 		return nil, fmt.Errorf("criu restored process %d and told of none", pid)
+	}
+	if err := t.plan.Group.Update(memory); err != nil {
+		return fail(err)
 	}
 	m := newMachine(t.lab, t.parent, t.plan)
 	if w.state.Confined != nil {
@@ -108,14 +113,29 @@ func (t *Txn) restoring(e criu.Event) error {
 			return err
 		}
 		return w.restoreNet(ns)
-	case criu.NetworkUnlock: // all sockets are there
+	case criu.PostRestore: // all sockets are there; criu heeds an error here, and at no event after it
 		close(w.reached)
 		if err := <-w.release; err != nil {
+			return err
+		}
+		_, pids, _ := tight(t.plan.Limits)
+		if err := t.plan.Group.Update(pids); err != nil {
 			return err
 		}
 		return t.join()
 	}
 	return nil
+}
+
+// tight takes apart the limits that criu and those who help it have to stay within
+// too, in the machine's group as they are: which a machine that was at its limits left
+// no room for. They are set when they are no longer needed: pids before anything runs,
+// memory when criu has ended.
+func tight(l cgroup.Limits) (others, pids, memory cgroup.Limits) {
+	pids.Pids = l.Pids
+	memory.MemoryMax, memory.MemoryHigh, memory.Swap = l.MemoryMax, l.MemoryHigh, l.Swap
+	l.Pids, l.MemoryMax, l.MemoryHigh, l.Swap = 0, nil, nil, nil
+	return l, pids, memory
 }
 
 // reapRestored reaps what criu has killed: it is this process's child.

@@ -24,7 +24,7 @@ const (
 	NetworkLock     = "network-lock"          // dump: all is frozen, nothing written yet
 	QueryFiles      = "query-ext-files"       // dump: as network-lock, also of a tree in the host's network
 	PostDump        = "post-dump"             // dump: all is written, and frozen still
-	NetworkUnlock   = "network-unlock"        // dump and restore: the tree is about to run
+	NetworkUnlock   = "network-unlock"        // dump and restore: the tree is about to run; of one with a network of its own, and whatever the hook says
 	PreRestore      = "pre-restore"           // restore: nothing is made yet
 	SetupNamespaces = "setup-namespaces"      // restore: the root process stands in its namespaces, alone
 	NamespacesSetUp = "post-setup-namespaces" // restore: its mounts are made as well
