@@ -85,8 +85,8 @@ func (k *Link) write(gone bool) error {
 }
 
 // cables reads what cables the lab has between networks and machines that are there, in
-// the order in which they were made; specs finds a machine's.
-func (h *Host) cables(lab string, specs func(machine string) *Spec) ([]savedCable, error) {
+// the order in which they were made: those of concern. specs finds a machine's.
+func (h *Host) cables(lab string, concerns func(savedCable) bool, specs func(machine string) *Spec) ([]savedCable, error) {
 	dir := filepath.Join(h.State, lab, netsDir)
 	nets, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -122,7 +122,7 @@ func (h *Host) cables(lab string, specs func(machine string) *Spec) ([]savedCabl
 	var all []savedCable
 	for _, n := range numbers {
 		c := found[n]
-		if c != nil && !slices.ContainsFunc(c.Ends[:], func(e savedEnd) bool { return !e.isThere(there, specs) }) {
+		if c != nil && concerns(*c) && !slices.ContainsFunc(c.Ends[:], func(e savedEnd) bool { return !e.isThere(there, specs) }) {
 			all = append(all, *c)
 		}
 	}
@@ -147,13 +147,16 @@ func (s *snapshot) cables() (held []savedCable, err error) {
 		}
 		return nil
 	}
+	concerns := func(c savedCable) bool {
+		return s.o.Whole || slices.ContainsFunc(c.Ends[:], func(e savedEnd) bool { return e.Machine != "" && saved(e.Machine) != nil })
+	}
 	var all []savedCable
 	if first.state == "planned" {
 		for _, k := range first.lab.Links() {
 			all = append(all, k.saved())
 		}
 	} else {
-		all, err = first.host.cables(first.labID, func(name string) *Spec {
+		all, err = first.host.cables(first.labID, concerns, func(name string) *Spec {
 			if spec := saved(name); spec != nil {
 				return spec
 			}

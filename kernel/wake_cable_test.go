@@ -189,7 +189,7 @@ func TestMigrateCables(t *testing.T) {
 	}
 	there := o.machines()
 	got(t, there["client"], got(t, there["client"], 0)+200)
-	cables, err := o.cables(r.Lab, func(name string) *Spec { return there[name].Spec() })
+	cables, err := o.cables(r.Lab, func(savedCable) bool { return true }, func(name string) *Spec { return there[name].Spec() })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 // only the VM, which has to be given one, may lack it.
 func needCriu(t *testing.T) {
 	t.Helper()
-	_, err := criu.Find(t.Context())
+	c, err := criu.Find(t.Context())
 	if missing := (*criu.ErrMissing)(nil); errors.As(err, &missing) {
 		if os.Getenv("MSH_VM") != "" {
 			t.Skip(err)
@@ -26,7 +27,12 @@ func needCriu(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	criuLooked.Do(func() { c.Features(t.Context()) })
 }
+
+// criuLooked: criu has looked at the kernel, and no test is the first, in whose host's
+// state directory what it found would be left.
+var criuLooked sync.Once
 
 // started has a machine run a shell script in the background, its init's child.
 func started(t *testing.T, m *Machine, script string) {
