@@ -36,7 +36,7 @@
 //	Prepare; claims: ledger, then book
 //	ledger: cgroup; mkdir it, set limits
 //	open the trees it will mount
-//	clone into group and namespaces ───────> leave the keyring; write "0" into the v1 groups
+//	clone into group and namespaces ───────> leave what is the caller's; write "0" into the v1 groups
 //	                                         enter the network
 //	                                         read sync  (if somebody attaches)
 //	shift the owners of trees, Attach        .
@@ -65,12 +65,12 @@
 //
 // # Entering a machine
 //
-// run, spawn, shell and exec all start with the same steps (Machine.entry): born
-// in the machine's control group and PID namespace, join the other namespaces in
-// one setns(2) on init's pidfd, take its rlimits, leave what was the caller's. No
-// path that the machine has a say in is used before descriptors are closed, and
-// from the moment that the process has other ids than its program's it cannot be
-// traced (Steps.enter, Steps.clean).
+// run, spawn, shell and exec all start with the same steps (Machine.entry): born in
+// the machine's control group and PID namespace, leave what is the caller's, join the
+// other namespaces in one setns(2) on init's pidfd, take its rlimits. No path that the
+// machine has a say in is used before descriptors are closed, and from the moment that
+// the process has other ids than its program's it cannot be traced (Steps.leaveCaller,
+// Steps.enter, Steps.clean).
 //
 // # Worked example
 //
