@@ -106,7 +106,7 @@ func maker(role string) {
 			fail(err)
 			fail(outer.Destroy(ctx))
 		}
-	case "snapshot", "files", "hibernate", "wake", "clone", "migrate", "receive":
+	case "snapshot", "files", "hibernate", "wake", "wakes", "clone", "migrate", "receive":
 		k, _ := strconv.Atoi(arg)
 		fail(saver(ctx, h, l, role, k))
 		if role != "receive" {

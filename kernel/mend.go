@@ -66,7 +66,7 @@ func (h *Host) mendStill(ctx context.Context, lab string, n *standstill) error {
 	for _, name := range n.Nets {
 		errs = append(errs, h.undoMachine(ctx, filepath.Join(h.State, lab, netsDir, name)))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, each(n.Asides, putUpperBack))...)
 }
 
 // untraced waits until criu has let go of the machine: it does so by itself when its

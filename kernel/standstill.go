@@ -35,6 +35,7 @@ type standstill struct {
 	Machines []string
 	Stopped  []string `json:",omitempty"` // those that it freezes, by their control groups
 	Nets     []string `json:",omitempty"` // networks that are made with machines that are woken
+	Asides   []string `json:",omitempty"` // of the upper layers that are being replaced: see newAside
 	End      bool     `json:",omitempty"`
 	Waking   bool     `json:",omitempty"`
 	// Token and To: they may run on another host, which has to be asked under that

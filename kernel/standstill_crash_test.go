@@ -5,14 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
-	"golang.org/x/sys/unix"
 
-	"msh/kernel/handover"
 )
 
 // Killed at any step of a snapshot, the machines run as before; of hibernating, they do

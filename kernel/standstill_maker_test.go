@@ -61,6 +61,9 @@ func saver(ctx context.Context, h *Host, l *Lab, role string, k int) error {
 		if l, err = h.NewLab(lab, true); err == nil {
 			_, err = l.WakeFile(ctx, file, WakeOptions{Keep: true})
 		}
+	case "wakes":
+		h.killAt(k)
+		_, err = l.WakeFile(ctx, file, WakeOptions{})
 	case "clone":
 		var m *Machine
 		if m, err = l.Fork(ctx, l.Host(), countingSpec()); err == nil {

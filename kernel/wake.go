@@ -66,19 +66,22 @@ func (l *Lab) Wake(ctx context.Context, r *checkpoint.Reader, o WakeOptions) ([]
 	if err := wk.check(); err != nil {
 		return nil, err
 	}
-	if err := wk.unpack(r); err != nil {
-		return nil, err
-	}
 	n, err := wk.note()
 	if err != nil {
 		return nil, err
 	}
 	var all []*Machine
-	if err = wk.makeNets(); err == nil {
+	if err = wk.unpack(r); err == nil {
+		err = wk.makeNets()
+	}
+	if err == nil {
 		all, err = wk.run()
 	}
+	if err == nil {
+		err = each(n.Asides, keepUpper)
+	}
 	if err != nil {
-		err = errors.Join(err, wk.undoNets())
+		err = errors.Join(err, wk.undo(all), wk.undoNets(), each(n.Asides, putUpperBack))
 	}
 	if e := n.drop(); e != nil && err == nil {
 		return nil, errors.Join(e, wk.undo(all), wk.undoNets())
@@ -86,15 +89,19 @@ func (l *Lab) Wake(ctx context.Context, r *checkpoint.Reader, o WakeOptions) ([]
 	return all, err
 }
 
-// note has all end whom a crash finds half awake, where each alone would stay. One
-// that is not kept goes with its script anyway.
+// note has all end whom a crash finds half awake, where each alone would stay, and their
+// upper layers be as they were. One that is not kept goes with its script anyway.
 func (wk *wake) note() (*standstill, error) {
 	n := &standstill{Waking: true}
-	if !wk.o.Keep {
-		return n, nil
-	}
 	for _, w := range wk.all {
 		n.Machines = append(n.Machines, w.spec.Name)
+		if root, _ := w.spec.find("root").(*Root); root != nil && root.Upper != "" {
+			w.aside = newAside(root.Upper)
+			n.Asides = append(n.Asides, w.aside)
+		}
+	}
+	if !wk.o.Keep && len(n.Asides) == 0 {
+		return n, nil
 	}
 	err := wk.eachMissingNet(func(s *VNetSpec) error {
 		n.Nets = append(n.Nets, s.Name)
@@ -138,7 +145,7 @@ type waking struct {
 	work   int            // memory for the images
 	images *os.File
 	pages  []string // files of pages, not yet among the images
-	aside  string   // where what belongs under root(upper=) is for now
+	aside  string   // where what belongs under root(upper=) is unpacked: see newAside
 
 	child *Child // its init, once criu has made it
 
@@ -157,9 +164,6 @@ func (wk *wake) close() {
 		}
 		if w.images != nil {
 			w.images.Close()
-		}
-		if w.aside != "" {
-			os.RemoveAll(w.aside)
 		}
 	}
 }

@@ -52,31 +52,6 @@ func (t *Txn) layersWoken() (int, error) {
 	return t.layers, err
 }
 
-// replaceUpper puts what was unpacked in the place of what is under root(upper=),
-// which is moved aside: it may have been changed since.
-func (t *Txn) replaceUpper(root *Root) error {
-	if err := t.step("put the upper layer under " + root.Upper); err != nil {
-		return err
-	}
-	upper, old := filepath.Join(root.Upper, "upper"), filepath.Join(root.Upper, "upper.before")
-	if err := os.RemoveAll(old); err != nil {
-		return err
-	}
-	if err := os.Rename(upper, old); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if err := os.Rename(t.wake.aside, upper); err != nil {
-		return err
-	}
-	t.wake.aside = ""
-	// What an overlay has left in there is of the other upper layer.
-	work := filepath.Join(root.Upper, "work")
-	if err := os.RemoveAll(work); err != nil {
-		return err
-	}
-	return os.Mkdir(work, 0o755)
-}
-
 // inherit opens what stands in for files of the host's that processes had open.
 func (t *Txn) inherit(r *criu.Restore) error {
 	logs, err := makeLogsDir(t.dir)

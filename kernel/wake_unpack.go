@@ -131,11 +131,14 @@ func (w *waking) unpackUpper(r *checkpoint.Reader) error {
 	// the host's, and there it could make them again.
 	o := checkpoint.UnpackOptions{Devices: !w.spec.Has("uidspace"), Xattr: overlayXattr, MaxBytes: root.Size}
 	if root.Upper != "" {
-		var err error
-		if w.aside, err = os.MkdirTemp(root.Upper, ".waking-"); err != nil {
+		if err := os.Mkdir(w.aside, 0o700); err != nil {
 			return withHint(err, "the directory that its changes are kept under has to be there")
 		}
-		dir, err := os.Open(w.aside)
+		to := filepath.Join(w.aside, asideNew)
+		if err := os.Mkdir(to, 0o700); err != nil {
+			return err
+		}
+		dir, err := os.Open(to)
 		if err != nil {
 			return err
 		}
