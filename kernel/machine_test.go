@@ -163,6 +163,8 @@ func hostState(t *testing.T, h *Host) []string {
 			s = append(s, "child "+strings.TrimSpace(string(comm)))
 		}
 	}
+	os.Remove(filepath.Join(h.State, ".criu")) // what criu has found out of this kernel: it is no leftover
+	os.Remove(h.State)                         // if it is empty
 	filepath.WalkDir(h.State, func(path string, _ fs.DirEntry, err error) error {
 		if err == nil {
 			s = append(s, "file "+path)
