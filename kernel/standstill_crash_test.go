@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-
 )
 
 // Killed at any step of a snapshot, the machines run as before; of hibernating, they do

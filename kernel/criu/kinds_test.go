@@ -3,6 +3,7 @@ package criu_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -271,11 +272,9 @@ func TestSpaces(t *testing.T) {
 			}
 			state := "running"
 			if k.name == "frozen" {
-				if err := m.Freeze(t.Context()); err != nil {
-					t.Fatal(err)
-				}
 				dirs := m.Groups()
 				d.Group = dirs[max(0, slices.IndexFunc(dirs, func(d string) bool { return strings.Contains(d, "/freezer/") }))]
+				freeze(t, m, d.Group)
 				state = "frozen"
 			}
 			dump(t, c, d)
@@ -335,3 +334,27 @@ func space(t *testing.T, pid int, kind string) string {
 }
 
 func tickOf(pid int) string { return fmt.Sprintf("/proc/%d/root/dev/shm/tick", pid) }
+
+// freeze freezes the machine, but not in the middle of a vfork(2), where a process
+// cannot be stopped.
+func freeze(t *testing.T, m *kernel.Machine, group string) {
+	t.Helper()
+	for {
+		if err := m.Freeze(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		pids, err := os.ReadFile(filepath.Join(group, "cgroup.procs"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(strings.Fields(string(pids)), func(pid string) bool {
+			at, _ := os.ReadFile("/proc/" + pid + "/wchan")
+			return string(at) == "kernel_clone"
+		}) {
+			return
+		}
+		if err := m.Thaw(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
