@@ -47,7 +47,7 @@ Of a lab all machines are saved, at one instant.`,
 			}
 			r, err := kernel.SnapshotFile(ctx, args[1], machines, kernel.SnapshotOptions{FilesOnly: filesOnly, Hibernate: !running, Whole: whole})
 			if err != nil {
-				return err
+				return signals.ended(err, id+" runs on as before, and nothing is saved")
 			}
 			_, err = fmt.Fprintf(a.stdout, "%s: %s in %s, stood still for %v\n", id, sizeOf(uint64(r.Info.Size)), args[1], r.Frozen.Round(time.Millisecond))
 			return err
@@ -120,7 +120,7 @@ func (a *app) wake(h *kernel.Host, file string, o kernel.WakeOptions) (err error
 	defer func() { err = errors.Join(err, l.Close(context.WithoutCancel(ctx))) }()
 	all, err := l.Wake(ctx, r, o)
 	if err != nil {
-		return fmt.Errorf("wake %s: %w", filepath.Base(file), err)
+		return signals.ended(fmt.Errorf("wake %s: %w", filepath.Base(file), err), "nothing of "+file+" is awake")
 	}
 	for _, m := range all {
 		fmt.Fprintf(a.stdout, "%s is awake\n", m.ID())

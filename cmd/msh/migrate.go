@@ -70,7 +70,7 @@ func (a *app) migrate(c *cobra.Command, name string, to *kernel.Remote, o kernel
 	o.Whole = whole
 	r, err := kernel.Migrate(ctx, machines, to, o)
 	if err != nil {
-		return err
+		return signals.ended(err, "") // it tells where they are
 	}
 	_, err = fmt.Fprintln(a.stdout, migrated(r))
 	for _, left := range r.Left {

@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"sync"
 	"syscall"
+
+	"msh/interp"
 )
 
 // interruption is a signal that ended the run: everything is undone, then msh exits with 128 and its number.
@@ -99,4 +102,19 @@ func (s *signals) interrupted() (syscall.Signal, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.got, s.got != 0
+}
+
+// ended is what a command ends with that a signal may have ended: its error is told, or where that is the end of the
+// context and no more, what has been undone.
+func (s *signals) ended(err error, undone string) error {
+	sig, ok := s.interrupted()
+	if err == nil || !ok {
+		return err
+	}
+	if i := (interruption{}); undone != "" && (errors.Is(err, context.Canceled) || errors.As(err, &i)) {
+		fmt.Fprintf(s.stderr, "msh: %s: %s\n", signalName(sig), undone)
+	} else {
+		fmt.Fprint(s.stderr, "msh: "+interp.Format(err, nil))
+	}
+	return exitStatus(128 + int(sig))
 }
