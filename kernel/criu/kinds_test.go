@@ -60,6 +60,11 @@ def check(): a = list(k); time.sleep(0.1); assert all(x < y for x, y in zip(a, k
 s = socket.socket(socket.AF_UNIX); s.bind("/dev/shm/sock"); s.listen()
 u = socket.socket(socket.AF_UNIX); u.connect("/dev/shm/sock"); v, _ = s.accept()
 def check(): u.send(b"abc"); assert v.recv(3) == b"abc"`},
+	{"datagrams", `
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind("/dev/shm/syslog")
+u = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); u.connect("/dev/shm/syslog")
+a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+def check(): u.send(b"abc"); assert s.recv(3) == b"abc"; a.send(b"de"); assert b.recv(9) == b"de"`},
 	{"udp", `
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.1", 5353))
 r = socket.socket(socket.AF_INET, socket.SOCK_RAW, 1); p = socket.socket(17, socket.SOCK_RAW, 0x300)

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -157,31 +155,4 @@ func protocolOf(pid, fd int) string {
 		return ""
 	}
 	return strings.TrimRight(string(b[:n]), "\x00")
-}
-
-// unixPeers are the unix sockets of a process's network, by inode, with the inode
-// of the one each is joined to; nil where they cannot be listed.
-func unixPeers(pid int) map[uint64]uint64 {
-	ns, err := netns.GetFromPid(pid)
-	if err != nil {
-		return nil
-	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_INET_DIAG)
-	if err != nil {
-		return nil
-	}
-	defer h.Close()
-	all, err := h.UnixSocketDiagInfo()
-	if err != nil {
-		return nil // CONFIG_UNIX_DIAG
-	}
-	m := map[uint64]uint64{}
-	for _, s := range all {
-		m[uint64(s.DiagMsg.INode)] = 0
-		if s.Peer != nil {
-			m[uint64(s.DiagMsg.INode)] = uint64(*s.Peer)
-		}
-	}
-	return m
 }
