@@ -105,6 +105,9 @@ func (s *socket) call(w []string) string {
 		return name(unix.Listen(s.fd, 5))
 	case "accept":
 		fd, from, err := unix.Accept(s.fd)
+		for err == unix.EINTR { // as with recv
+			fd, from, err = unix.Accept(s.fd)
+		}
 		if err != nil {
 			return name(err)
 		}
@@ -148,6 +151,9 @@ func (s *socket) call(w []string) string {
 		return name(unix.Sendmsg(s.fd, []byte("hello"), s.source(arg(1)), address(arg(2)), 0))
 	case "recv":
 		n, from, err := unix.Recvfrom(s.fd, buf[:], 0)
+		for err == unix.EINTR { // stopped and started: with a time limit the kernel does not go on by itself
+			n, from, err = unix.Recvfrom(s.fd, buf[:], 0)
+		}
 		if err != nil {
 			return name(err)
 		}
