@@ -45,7 +45,7 @@ type Criu struct {
 	Version Version
 	// Keep is a file in which what criu has found out about the running kernel
 	// may be kept from one call to the next, where /run is no tmpfs for criu to
-	// keep it itself. It must not outlive the boot. "" keeps it in memory.
+	// keep it itself. That of another boot is passed over. "" keeps it in memory.
 	Keep string
 }
 

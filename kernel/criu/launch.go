@@ -42,6 +42,7 @@ type worker struct {
 	line   *net.UnixConn
 	said   bytes.Buffer // on stderr, before it has a log
 	rundir *os.File     // a private /run, nil where criu has the host's
+	facts  []byte       // what is known of the kernel before it starts, nil for nothing
 	root   atomic.Int64 // the root process of what it restores, once that is there
 }
 
@@ -63,7 +64,7 @@ func (c *Criu) launch(place Place, files []*os.File) (*worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
-	w := &worker{line: conn.(*net.UnixConn)}
+	w := &worker{line: conn.(*net.UnixConn), facts: c.recall()}
 	w.cmd = exec.Command(c.Path, "--no-default-config", "swrk", fmt.Sprint(firstFile))
 	w.cmd.Env = environment()
 	w.cmd.Stderr = &w.said
@@ -125,6 +126,31 @@ const factsFile = "criu.kdat"
 // those of another build.
 var facts sync.Map
 
+// recall is what was found out before, by this process or an earlier one. It is read
+// before criu has a /run of its own, which may hide the file.
+func (c *Criu) recall() []byte {
+	if known, ok := facts.Load(c.Path); ok {
+		return known.([]byte)
+	}
+	if c.Keep == "" {
+		return nil
+	}
+	b, err := os.ReadFile(c.Keep)
+	boot, known, ok := bytes.Cut(b, []byte("\n"))
+	if err != nil || !ok || len(known) == 0 || string(boot) != bootID() {
+		return nil
+	}
+	facts.Store(c.Path, known)
+	return known
+}
+
+// bootID stands in front of what is kept: a /run that is on a disk may outlive the boot,
+// and with it the kernel.
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+}
+
 // ownRun gives criu a /run that is a tmpfs, with what was found out before: it
 // keeps that on a tmpfs only, and takes 35 ms to find it out again. Where the
 // host's /run is one, criu does so by itself.
@@ -136,14 +162,8 @@ func (c *Criu) ownRun(w *worker) error {
 	if err := unix.Mount("criu", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=755"); err != nil {
 		return fmt.Errorf("mount a tmpfs for criu on /run: %w", err)
 	}
-	known, ok := facts.Load(c.Path)
-	if !ok && c.Keep != "" {
-		if b, err := os.ReadFile(c.Keep); err == nil {
-			known, ok = b, true
-		}
-	}
-	if ok {
-		if err := os.WriteFile("/run/"+factsFile, known.([]byte), 0o600); err != nil {
+	if w.facts != nil {
+		if err := os.WriteFile("/run/"+factsFile, w.facts, 0o600); err != nil {
 			return err
 		}
 	}
@@ -157,9 +177,6 @@ func (c *Criu) learn(w *worker) {
 	if w.rundir == nil {
 		return
 	}
-	if _, ok := facts.Load(c.Path); ok {
-		return
-	}
 	fd, err := unix.Openat(int(w.rundir.Fd()), factsFile, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return
@@ -167,11 +184,11 @@ func (c *Criu) learn(w *worker) {
 	f := os.NewFile(uintptr(fd), factsFile)
 	defer f.Close()
 	b, err := io.ReadAll(f)
-	if err != nil || len(b) == 0 {
+	if err != nil || len(b) == 0 || bytes.Equal(b, w.facts) {
 		return
 	}
 	facts.Store(c.Path, b)
-	if c.Keep != "" && os.WriteFile(c.Keep+".new", b, 0o600) == nil {
+	if c.Keep != "" && os.WriteFile(c.Keep+".new", append([]byte(bootID()+"\n"), b...), 0o600) == nil {
 		os.Rename(c.Keep+".new", c.Keep)
 	}
 }
