@@ -10,9 +10,11 @@ import (
 var viewWord = &interp.Word{
 	Name: "view",
 	Doc: `Has /proc/cpuinfo, /proc/meminfo and /sys/devices/system/cpu/online tell a machine's own limits: the CPUs of cpu(set=), no more of them than
-cpu(quota=) fills, and memory(max=). Where lxcfs runs they are its, and always true, and /proc/stat, uptime, loadavg and swaps with them. Else they are
-files of msh's: as of the moment the machine was made, and laid out anew by set(); what is free in meminfo is not kept up. nproc(1) asks the scheduler
-first, and so knows set=, not quota=.`,
+cpu(quota=) fills, and memory(max=). They are files of msh's: as of the moment the machine was made, and laid out anew by set(), of the machine or of one
+around it; what is free in meminfo is not kept up. Where lxcfs runs as the machine is made, meminfo is its, and always true, and /proc/stat, uptime, loadavg
+and swaps with it; the CPUs stay msh's, for lxcfs takes no notice of a quota, or not everywhere (--enable-cfs), and numbers them anew: in /proc/stat a machine
+has as many CPUs as cpu(set=) names. When lxcfs dies, what was its is an error to read ("Transport endpoint is not connected") for the machine's life: unmount
+/var/lib/lxcfs, start lxcfs again, and make the machine anew. nproc(1) asks the scheduler first, and so knows set=, not quota=.`,
 	Returns: "a resource of kind view, mode new",
 	Errors:  "no pidspace() beside it: there is no /proc of the machine's own",
 	Example: `m = machine_rfork(resources=[pidspace(), view(), cpu(set=[0]), memory(max="64M")])

@@ -28,16 +28,29 @@ func (m *Machine) cpus() ([]int, error) {
 	return cgroup.ParseCPUs(string(b))
 }
 
+// freeCPUs are they without those that another machine has exclusively.
+func (m *Machine) freeCPUs() ([]int, error) {
+	all, err := m.cpus()
+	if err != nil {
+		return nil, err
+	}
+	claims, err := m.host.book.Claims("cpu")
+	return m.unclaimed(all, claims), err
+}
+
+func (m *Machine) unclaimed(cpus []int, claims []ledger.Claim) []int {
+	return slices.DeleteFunc(slices.Clone(cpus), func(cpu int) bool {
+		return slices.ContainsFunc(claims, func(c ledger.Claim) bool { return cpuOf(c) == strconv.Itoa(cpu) && !m.within(c.Owner) })
+	})
+}
+
 // On cgroup v2 an exclusive set is a partition: the kernel itself takes its CPUs
 // from everybody else. On v1 cpu_exclusive only keeps siblings from naming them,
 // so msh keeps its other machines off: each gets a cpuset of the rest.
 
 // confine does that for every machine on the host; with the last claim gone they
-// get all CPUs again. The caller holds the book's lock.
+// get all CPUs again. What view() tells follows. The caller holds the book's lock.
 func (h *Host) confine() error {
-	if h.Cgroup.Unified {
-		return nil
-	}
 	claims, err := h.book.Claims("cpu")
 	if err != nil {
 		return err
@@ -49,6 +62,19 @@ func (h *Host) confine() error {
 	for _, m := range machines {
 		defer m.close()
 	}
+	if !h.Cgroup.Unified {
+		if err := confineAll(machines, claims); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, m := range machines {
+		errs = append(errs, m.relay())
+	}
+	return errors.Join(errs...)
+}
+
+func confineAll(machines []*Machine, claims []ledger.Claim) error {
 	// A machine never has a CPU that the one around it has not: what is taken is
 	// taken from the inner ones first, what is given is given to the outer first.
 	slices.SortStableFunc(machines, func(a, b *Machine) int { return strings.Count(a.group.Path, "/") - strings.Count(b.group.Path, "/") })
@@ -70,7 +96,7 @@ func (h *Host) confine() error {
 // confineNew does it for a machine just made: one that has no CPUs of its own
 // while others have some exclusively.
 func (h *Host) confineNew(m *Machine) error {
-	if h.Cgroup.Unified {
+	if h.Cgroup.Unified && !m.Spec().Has("view") {
 		return nil
 	}
 	if claims, err := h.book.Claims("cpu"); err != nil || len(claims) == 0 {
@@ -81,6 +107,9 @@ func (h *Host) confineNew(m *Machine) error {
 		return err
 	}
 	defer unlock()
+	if h.Cgroup.Unified {
+		return m.relay()
+	}
 	claims, err := h.book.Claims("cpu")
 	if err != nil {
 		return err
@@ -89,7 +118,10 @@ func (h *Host) confineNew(m *Machine) error {
 	if err := m.refresh(); err != nil {
 		return err
 	}
-	return m.confine(claims, false)
+	if err := m.confine(claims, false); err != nil {
+		return err
+	}
+	return m.relay()
 }
 
 // confine gives a machine that names no CPUs those that nobody else has; with
@@ -102,9 +134,7 @@ func (m *Machine) confine(claims []ledger.Claim, less bool) error {
 	if err != nil {
 		return err
 	}
-	rest := slices.DeleteFunc(slices.Clone(all), func(cpu int) bool {
-		return slices.ContainsFunc(claims, func(c ledger.Claim) bool { return cpuOf(c) == strconv.Itoa(cpu) && !m.within(c.Owner) })
-	})
+	rest := m.unclaimed(all, claims)
 	// The kernel's word, not the record's: an msh may have died between the two.
 	had, err := m.group.CPUs()
 	confined := err == nil && len(had) > 0

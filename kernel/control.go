@@ -231,13 +231,18 @@ func (m *Machine) Set(r Resource) error {
 	if err := r.(setter).set(m); err != nil {
 		return fmt.Errorf("set %s of %s: %w", r.Kind(), m.Name(), err)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.remember(r)
-	if err := m.save(); err != nil {
+	if err := m.keep(r); err != nil {
 		return err
 	}
 	return m.review()
+}
+
+// keep writes down what was set.
+func (m *Machine) keep(r Resource) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.remember(r)
+	return m.save()
 }
 
 // remember puts what was set in the place of what was given.

@@ -2,7 +2,9 @@ package kernel
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -17,8 +19,13 @@ import (
 )
 
 // ProcView has files of /proc and /sys tell a machine's own limits rather than the
-// host's: by lxcfs where it is mounted, and kept by it; else by files of msh's own for
-// what does not change by itself, laid out when the machine is made and again by Set.
+// host's: those of its CPUs are msh's own, laid out when the machine is made and again
+// by Set; the rest is lxcfs's, where that is mounted, and kept by it. Without lxcfs what
+// does not change by itself is msh's own as well.
+//
+// lxcfs 5.0 tells of CPUs only what cpuset allows, numbered from 0; with --enable-cfs it
+// counts a quota, too, but looks for it in the group that v1's cpuset has the machine in,
+// and /proc/stat never follows. A machine's cpu(quota=) would not be seen.
 type ProcView struct{}
 
 // Kind is "view".
@@ -33,27 +40,30 @@ func (*ProcView) Validate() error { return nil }
 // lxcfsDir is where lxcfs(1) is mounted in every distribution.
 const lxcfsDir = "/var/lib/lxcfs"
 
-// viewFile is one of the files; Text is nil where only lxcfs has it.
+// viewFile is one of the files. Text lays out msh's own, of a machine's parent and spec;
+// it is nil where only lxcfs has it.
 type viewFile struct {
 	Path string // in the machine
+	Own  bool   // whether it is msh's even where lxcfs is
 	Text func(*Machine, *Spec) ([]byte, error)
 }
 
 var viewFiles = []viewFile{
-	{"/proc/cpuinfo", viewCPUInfo},
-	{"/proc/meminfo", viewMemInfo},
-	{"/proc/stat", nil},
-	{"/proc/uptime", nil},
-	{"/proc/loadavg", nil},
-	{"/proc/swaps", nil},
-	{"/sys/devices/system/cpu/online", viewOnline},
+	{"/proc/cpuinfo", true, viewCPUInfo},
+	{"/proc/meminfo", false, viewMemInfo},
+	{"/proc/stat", false, nil},
+	{"/proc/uptime", false, nil},
+	{"/proc/loadavg", false, nil},
+	{"/proc/swaps", false, nil},
+	{"/sys/devices/system/cpu/online", true, viewOnline},
 }
 
 func (f viewFile) name() string  { return "view." + filepath.Base(f.Path) }
 func (f viewFile) fd() stage0.FD { return stage0.FD(f.name()) }
 func (f viewFile) lxcfs() string { return lxcfsDir + f.Path }
 
-// lxcfs tells whether it is running: its directory is a mount of FUSE then.
+// lxcfs tells whether it is running: its directory is a mount of FUSE then. One that
+// has died leaves a mount that answers nothing (ENOTCONN).
 func lxcfs() bool {
 	var st unix.Statfs_t
 	return unix.Statfs(lxcfsDir, &st) == nil && st.Type == unix.FUSE_SUPER_MAGIC
@@ -103,7 +113,7 @@ func (t *Txn) openView(b *birth) error {
 // viewTree opens one of them.
 func (t *Txn) viewTree(f viewFile, l bool) (int, error) {
 	path := f.lxcfs()
-	if _, err := os.Stat(path); !l || err != nil {
+	if _, err := os.Stat(path); !l || f.Own || err != nil {
 		if f.Text == nil {
 			path = "/proc/" + filepath.Base(f.Path) // what the machine would see anyway
 		} else if path, err = writeView(t.dir, f, t.parent, t.plan.Spec); err != nil {
@@ -117,7 +127,7 @@ func (t *Txn) viewTree(f viewFile, l bool) (int, error) {
 	return fd, nil
 }
 
-// writeView lays a file out in a machine's directory: in place, for it may be mounted.
+// writeView lays a file out in a machine's directory.
 func writeView(dir string, f viewFile, parent *Machine, s *Spec) (path string, err error) {
 	text, err := f.Text(parent, s)
 	if err != nil {
@@ -130,50 +140,82 @@ func writeView(dir string, f viewFile, parent *Machine, s *Spec) (path string, e
 	return path, os.Chmod(path, 0o444) // whatever msh's umask
 }
 
-// review lays out anew what a change of limits changes.
+// review lays out anew what a change of the machine's limits changes, for it and for
+// those inside it.
 func (m *Machine) review() error {
-	if !m.Spec().Has("view") || lxcfs() {
+	if m.lab == nil || !slices.ContainsFunc(m.lab.Machines(), func(c *Machine) bool { return c.Spec().Has("view") }) {
+		return nil // a handle by name is never set
+	}
+	// One writer at a time. A lock on the file could be held by its readers, too.
+	unlock, err := m.host.book.Lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	var errs []error
+	for _, c := range m.lab.Machines() {
+		if c.within(m.ID()) {
+			errs = append(errs, c.relay())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// relay lays out anew the files of a machine that are msh's, whoever has begun or ended
+// to run lxcfs since it was made: in place, for they are mounted, and so that a reader
+// sees no empty one. The caller holds the book's lock.
+func (m *Machine) relay() error {
+	if !m.Spec().Has("view") {
 		return nil
 	}
 	for _, f := range viewFiles {
-		if f.Text == nil {
-			continue
+		file, err := os.OpenFile(filepath.Join(m.Dir(), f.name()), os.O_WRONLY, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it is lxcfs's, or the machine is being destroyed
 		}
-		path := filepath.Join(m.Dir(), f.name())
-		text, err := f.Text(m.parent, m.Spec())
-		if err != nil {
-			return err
-		}
-		file, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
 		if err != nil {
 			return fmt.Errorf("view: %w", err)
 		}
-		_, err = file.Write(text)
+		err = f.rewrite(file, m)
 		file.Close()
 		if err != nil {
-			return err
+			return fmt.Errorf("view: lay out %s: %w", f.Path, err)
 		}
 	}
 	return nil
 }
 
+func (f viewFile) rewrite(file *os.File, m *Machine) error {
+	text, err := f.Text(m.parent, m.Spec())
+	if err != nil {
+		return err
+	}
+	if _, err := file.WriteAt(text, 0); err != nil {
+		return err
+	}
+	return file.Truncate(int64(len(text)))
+}
+
 // viewCPUs are the CPUs that a machine sees: those it may run on, and of these no more
-// than its quota fills.
+// than its quota fills, or that of a machine around it.
 func viewCPUs(parent *Machine, s *Spec) ([]int, error) {
 	c, _ := s.find("cpu").(*CPU)
 	var cpus []int
+	var err error
 	if c != nil && c.Set != nil {
 		cpus = slices.Clone(c.Set)
-	} else {
-		var err error
-		if cpus, err = parent.cpus(); err != nil {
-			return nil, err
+	} else if cpus, err = parent.freeCPUs(); err != nil {
+		return nil, err
+	}
+	for m := parent; ; m = m.parent {
+		if c != nil && c.Quota != 0 {
+			cpus = cpus[:min(len(cpus), max(1, int(math.Ceil(c.Quota/100))))]
 		}
+		if m.isHost() {
+			return cpus, nil
+		}
+		c, _ = m.Spec().find("cpu").(*CPU)
 	}
-	if c != nil && c.Quota != 0 {
-		cpus = cpus[:min(len(cpus), max(1, int(math.Ceil(c.Quota/100))))]
-	}
-	return cpus, nil
 }
 
 func viewOnline(parent *Machine, s *Spec) ([]byte, error) {
@@ -246,8 +288,11 @@ func viewMemInfo(parent *Machine, s *Spec) ([]byte, error) {
 
 func listView(*View) ([]Available, error) {
 	a := Available{Name: "view", Available: true, Detail: "cpuinfo, meminfo, cpu/online: as they are when the machine is made or set; for stat, uptime and loadavg install lxcfs"}
+	var st unix.Statfs_t
 	if lxcfs() {
-		a.Detail = "cpuinfo, meminfo, stat, uptime, loadavg, swaps, cpu/online, by lxcfs"
+		a.Detail = "cpuinfo, cpu/online: as they are when the machine is made or set; meminfo, stat, uptime, loadavg, swaps, by lxcfs"
+	} else if unix.Statfs(lxcfsDir, &st) == unix.ENOTCONN {
+		a.Detail = "cpuinfo, meminfo, cpu/online: as they are when the machine is made or set; lxcfs, which has stat, uptime and loadavg, has died: unmount " + lxcfsDir + " and start it again"
 	}
 	return []Available{a}, nil
 }

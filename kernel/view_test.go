@@ -9,45 +9,136 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where lxcfs runs, it tells; and what only it has is there, too. Without, what only
-// it would have is the kernel's.
-func TestViewLxcfs(t *testing.T) {
-	l := newLab(t)
-	look := func() (m *Machine, mounts string) {
-		m = fork(t, l, space("pidspace"), &ProcView{}, &Memory{Max: bytesOf(64 << 20)}, &Root{Source: "/", Write: "overlay"}, atLevel(2))
-		want(t, "memory", "65536", sh(t, m, "awk '/MemTotal/ { print $2 }' /proc/meminfo"))
-		return m, sh(t, m, "awk '$2 ~ /proc.(stat|uptime|loadavg|swaps|meminfo)/ { print $2, $3 }' /proc/mounts")
-	}
-	if !lxcfs() {
-		m, mounts := look()
-		if strings.Contains(mounts, "stat") || !strings.Contains(mounts, "/proc/meminfo") {
-			t.Errorf("mounts: %s", mounts)
-		}
-		destroy(t, m)
-	}
-	program, err := exec.LookPath("lxcfs")
-	if err != nil {
-		t.Skip("lxcfs is not installed here")
-	}
-	if !lxcfs() {
-		if err := os.MkdirAll(lxcfsDir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(program, "-f", lxcfsDir)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		defer func() {
-			cmd.Process.Signal(unix.SIGTERM)
-			cmd.Wait()
-			unix.Unmount(lxcfsDir, unix.MNT_DETACH)
-		}()
-		eventually(t, "lxcfs runs", lxcfs)
-	}
-	m, mounts := look()
-	want(t, "mounts", "/proc/meminfo fuse.lxcfs\n/proc/stat fuse.lxcfs\n/proc/uptime fuse.lxcfs\n/proc/loadavg fuse.lxcfs\n/proc/swaps fuse.lxcfs", mounts)
-	if err := m.Set(&Memory{Max: bytesOf(32 << 20)}); err != nil {
+// viewed is what a machine is told of its limits, in a line.
+const viewed = "echo $(sed -n 's/^MemTotal: *//p' /proc/meminfo) online $(cat /sys/devices/system/cpu/online) cpus $(sed -n 's/^processor.*: //p' /proc/cpuinfo)"
+
+func forkViewed(t *testing.T, l *Lab, rs ...Resource) *Machine {
+	return fork(t, l, append(rs, space("pidspace"), &ProcView{}, &Root{Source: "/", Write: "overlay"})...)
+}
+
+func set(t *testing.T, m *Machine, r Resource) {
+	t.Helper()
+	if err := m.Set(r); err != nil {
 		t.Fatal(err)
 	}
-	want(t, "memory, set", "32768", sh(t, m, "awk '/MemTotal/ { print $2 }' /proc/meminfo"))
+}
+
+// runLxcfs starts it, as its distribution does or with more options, and returns what
+// ends it: by the signal TERM its mount goes as well, by KILL it stays and answers nothing.
+func runLxcfs(t *testing.T, options ...string) (end func(unix.Signal)) {
+	t.Helper()
+	program, err := exec.LookPath("lxcfs")
+	if err != nil {
+		t.Skip("no lxcfs here: scripts/deps installs it")
+	}
+	if err := os.MkdirAll(lxcfsDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, append(options, "-f", "-p", t.TempDir()+"/pid", lxcfsDir)...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	running := true
+	end = func(sig unix.Signal) {
+		if running {
+			running = false
+			cmd.Process.Signal(sig)
+			cmd.Wait()
+		}
+	}
+	t.Cleanup(func() {
+		end(unix.SIGTERM)
+		unix.Unmount(lxcfsDir, unix.MNT_DETACH)
+	})
+	eventually(t, "lxcfs runs", lxcfs)
+	return end
+}
+
+// A machine is told the CPUs that its quota fills, and its memory, whether lxcfs runs or
+// not, counts quotas or not, begins to run or dies meanwhile, and when they are set anew.
+func TestViewLxcfs(t *testing.T)   { viewLxcfs(t) }
+func TestViewLxcfsV2(t *testing.T) { needV2(t); viewLxcfs(t) }
+
+func viewLxcfs(t *testing.T) {
+	l := newLab(t)
+	if lxcfs() {
+		t.Skip("lxcfs runs here for others: what it does when it ends cannot be tried")
+	}
+	limits := func() []Resource { return []Resource{&CPU{Quota: 50}, &Memory{Max: bytesOf(64 << 20)}, atLevel(2)} }
+	mounts := func(m *Machine) string {
+		return sh(t, m, "awk '$3 == \"fuse.lxcfs\" { print $2 }' /proc/mounts | xargs")
+	}
+	before := forkViewed(t, l, limits()...)
+	want(t, "without lxcfs", "65536 kB online 0 cpus 0", sh(t, before, viewed))
+	want(t, "mounts without", "", mounts(before))
+
+	for _, options := range [][]string{nil, {"--enable-cfs"}} {
+		end := runLxcfs(t, options...)
+		m := forkViewed(t, l, limits()...)
+		want(t, "lxcfs "+strings.Join(options, " "), "65536 kB online 0 cpus 0", sh(t, m, viewed))
+		want(t, "its mounts", "/proc/meminfo /proc/stat /proc/uptime /proc/loadavg /proc/swaps", mounts(m))
+		set(t, m, &CPU{Quota: 150})
+		set(t, m, &Memory{Max: bytesOf(32 << 20)})
+		want(t, "set", "32768 kB online 0-1 cpus 0 1", sh(t, m, viewed))
+		last := forkViewed(t, l, &CPU{Set: []int{1}})
+		contains(t, sh(t, last, viewed), "online 1 cpus 1")
+		destroy(t, last)
+		// What was made without it goes on without it.
+		set(t, before, &Memory{Max: bytesOf(48 << 20)})
+		want(t, "begun since", "49152 kB online 0 cpus 0", sh(t, before, viewed))
+		set(t, before, &Memory{Max: bytesOf(64 << 20)})
+
+		end(unix.SIGKILL)
+		contains(t, sh(t, m, "cat /proc/meminfo 2>&1 || :"), "not connected")
+		set(t, m, &CPU{Quota: 50})
+		set(t, m, &Memory{Max: bytesOf(16 << 20)})
+		contains(t, sh(t, m, viewed+" 2>&1"), "online 0 cpus 0")
+		after := forkViewed(t, l, limits()...)
+		want(t, "after it has died", "65536 kB online 0 cpus 0", sh(t, after, viewed))
+		want(t, "mounts then", "", mounts(after))
+		all, err := listView(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		contains(t, all[0].Detail, "has died: unmount "+lxcfsDir)
+		destroy(t, m)
+		destroy(t, after)
+		if err := unix.Unmount(lxcfsDir, unix.MNT_DETACH); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The machines inside are told of what the one around them is set to, and all of the CPUs
+// that another has for itself.
+func TestViewFollows(t *testing.T)   { viewFollows(t) }
+func TestViewFollowsV2(t *testing.T) { needV2(t); viewFollows(t) }
+
+func viewFollows(t *testing.T) {
+	l := newLab(t)
+	if lxcfs() {
+		t.Skip("lxcfs runs here, and tells of memory")
+	}
+	outer := forkViewed(t, l, &CPU{Quota: 150}, &Memory{Max: bytesOf(64 << 20)}, &Children{Max: 1})
+	inner := forkIn(t, l, outer, &Spec{Resources: []Resource{space("pidspace"), space("ipcspace"), &ProcView{}}})
+	const both = "65536 kB online 0-1 cpus 0 1"
+	want(t, "inner", both, sh(t, inner, viewed))
+	set(t, outer, &CPU{Quota: 50})
+	set(t, outer, &Memory{Max: bytesOf(32 << 20)})
+	want(t, "inner, outer set", "32768 kB online 0 cpus 0", sh(t, inner, viewed))
+	set(t, outer, &CPU{Quota: 200})
+	set(t, outer, &Memory{Max: bytesOf(64 << 20)})
+	want(t, "outer", both, sh(t, outer, viewed))
+
+	alone := fork(t, l, &CPU{Set: []int{0}, Exclusive: true})
+	for _, m := range []*Machine{outer, inner} {
+		want(t, m.Name()+", CPU 0 taken", "65536 kB online 1 cpus 1", sh(t, m, viewed))
+	}
+	late := forkViewed(t, l)
+	contains(t, sh(t, late, viewed), "online 1 cpus 1")
+	destroy(t, alone)
+	for _, m := range []*Machine{outer, inner} {
+		want(t, m.Name()+", given back", both, sh(t, m, viewed))
+	}
+	contains(t, sh(t, late, viewed), "online 0-1 cpus 0 1")
 }
