@@ -79,6 +79,7 @@ func TestRules(t *testing.T) {
 
 func TestTables(t *testing.T) {
 	ns, _ := pair(t)
+	eventually(t, "the IPv6 addresses are there to be sent to", func() bool { return strings.Count(ruleState(t, ns), "local fd00::") == 3 })
 	before := ruleState(t, ns)
 	const number = 0x6d000000
 	list := []Route{
