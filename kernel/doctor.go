@@ -38,7 +38,7 @@ func (h *Host) Doctor(ctx context.Context) []Finding {
 	}
 	all = append(all, checkPidfd(), checkMountAPI())
 	if os.Geteuid() != 0 {
-		return append(all, Finding{Name: "machines", Detail: "not tried: only root can make them", Mend: "sudo msh doctor"})
+		return append(all, Finding{Name: "machines", Detail: "not tried: without the user's space only root can make them", Mend: "see the line \"space\", or sudo msh doctor"})
 	}
 	all = append(all, h.space.findings(h)...)
 	if !h.Cgroup.Unified && !h.Cgroup.User {

@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 		return
 	case os.Getenv(streamEnv) != "":
 		pairStreamer(os.Getenv(streamEnv))
+	case os.Getenv(forbidEnv) != "":
+		os.Exit(forbid(os.Getenv(forbidEnv)))
 	case os.Getenv(userEnv) != "":
 		os.Exit(asUser(m))
 	case os.Getuid() != 0:

@@ -67,9 +67,13 @@ func (n *Netaddr) Plan(p *Plan) error {
 	return nil
 }
 
+func (h *Host) mayNetaddr() error {
+	return h.needsRoot("netaddr", "the kernel takes socket programs (BPF) from root alone", "give the machine an interface of its own, on a vnet with nat=True, or run msh as root")
+}
+
 // Prepare looks whether the addresses are there to be had.
 func (n *Netaddr) Prepare(t *Txn) error {
-	if err := t.host.needsRoot("netaddr", "the kernel takes socket programs (BPF) from root alone", `give the machine an interface of its own, on a vnet with nat=True, or run msh as root`); err != nil {
+	if err := t.host.mayNetaddr(); err != nil {
 		return err
 	}
 	if err := t.parent.mayHave(n.Addresses); err != nil {
@@ -186,7 +190,9 @@ func listNetaddrs(v *View) ([]Available, error) {
 		if (&Netaddr{[]netip.Addr{a}}).Validate() != nil || v.from.mayHave([]netip.Addr{a}) != nil {
 			continue
 		}
-		list = append(list, Available{Name: a.String(), Available: true, Detail: fmt.Sprintf("on %s, of %s", h.Device, h.Prefix.Masked())})
+		one := Available{Name: a.String(), Available: true, Detail: fmt.Sprintf("on %s, of %s", h.Device, h.Prefix.Masked())}
+		one.refuse(v.host.mayNetaddr())
+		list = append(list, one)
 	}
 	if list == nil {
 		list = []Available{{Name: "netaddr", Detail: "no interface of " + v.from.Name() + " has an address"}}

@@ -389,6 +389,9 @@ func listNetifs(v *View) ([]Available, error) {
 			a.Modes = []Mode{Shared}
 			a.Detail += "; exclusively not: " + err.Error()
 		}
+		if a.Available {
+			a.refuse(v.from.mayNIC(v.host, l.Name))
+		}
 		list = append(list, a)
 	}
 	claims, err := v.host.book.Claims("netif")

@@ -195,15 +195,21 @@ func (g *giver) give(s *stepper, l *ledger.Ledger, device string, to *netx.NS, p
 	return g.ns.GiveNIC(nic, to, as)
 }
 
+// mayNIC refuses an ordinary user the host's interfaces.
+func (m *Machine) mayNIC(h *Host, device string) error {
+	if !m.inHostNetwork() {
+		return nil
+	}
+	return h.needsRoot("netif("+device+")", "the host's interfaces are its root's", "a vnet with nat=True reaches what the host reaches; or run msh as root")
+}
+
 // Prepare looks whether an interface of the parent's is there to be had.
 func (n *Netif) Prepare(t *Txn) error {
 	if n.Device == "" {
 		return nil
 	}
-	if t.parent.inHostNetwork() {
-		if err := t.host.needsRoot("netif("+n.Device+")", "the host's interfaces are its root's", "a vnet with nat=True reaches what the host reaches; or run msh as root"); err != nil {
-			return err
-		}
+	if err := t.parent.mayNIC(t.host, n.Device); err != nil {
+		return err
 	}
 	g, err := t.parent.giver()
 	if err != nil {

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -59,6 +60,18 @@ func (m *Machine) Resources(kind string) ([]Available, error) {
 		all = append(all, list...)
 	}
 	return all, nil
+}
+
+// refuse marks what cannot be had, and says why and the mend.
+func (a *Available) refuse(err error) {
+	if err == nil {
+		return
+	}
+	a.Available = false
+	a.Detail += "; " + err.Error()
+	if hint := (interface{ Hint() string })(nil); errors.As(err, &hint) {
+		a.Detail += ": " + hint.Hint()
+	}
 }
 
 // limited marks a list unavailable where its controller is missing.
@@ -177,7 +190,7 @@ func listChildren(v *View) ([]Available, error) {
 }
 
 func listUids(v *View) ([]Available, error) {
-	list := v.probe("uidspace", unix.CLONE_NEWUSER)
+	list := v.probe("uidspace", spaceFlags["uidspace"])
 	claims, err := v.host.book.Claims("uid")
 	if err != nil {
 		return nil, err
@@ -189,7 +202,7 @@ func listUids(v *View) ([]Available, error) {
 }
 
 var spaceFlags = map[string]uintptr{
-	"pidspace": unix.CLONE_NEWPID, "ipcspace": unix.CLONE_NEWIPC, "netspace": unix.CLONE_NEWNET, "mountspace": unix.CLONE_NEWNS,
+	"pidspace": unix.CLONE_NEWPID, "uidspace": unix.CLONE_NEWUSER, "ipcspace": unix.CLONE_NEWIPC, "netspace": unix.CLONE_NEWNET, "mountspace": unix.CLONE_NEWNS,
 	"cgroupspace": unix.CLONE_NEWCGROUP, "timespace": unix.CLONE_NEWTIME, "uname": unix.CLONE_NEWUTS,
 }
 

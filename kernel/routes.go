@@ -108,6 +108,10 @@ func tableName(n uint32, universe string) string {
 	return name
 }
 
+func (h *Host) mayTable() error {
+	return h.needsRoot("routes in a shared network", "the kernel takes socket programs (BPF) and rules of the host's network from root alone", "give the machine an interface of its own, or run msh as root")
+}
+
 // Prepare gives the machine a table of its parent's network. It is claimed, and
 // written into the ledger, before anything else is made: so it is taken back last,
 // when no process is left whose packets would go by the main table then.
@@ -115,7 +119,7 @@ func (r *Routes) Prepare(t *Txn) error {
 	if t.plan.Spec.ownsNetwork() {
 		return nil
 	}
-	if err := t.host.needsRoot("routes in a shared network", "the kernel takes socket programs (BPF) and rules of the host's network from root alone", "give the machine an interface of its own, or run msh as root"); err != nil {
+	if err := t.host.mayTable(); err != nil {
 		return err
 	}
 	if err := r.within(t.parent); err != nil {

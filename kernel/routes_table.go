@@ -170,6 +170,12 @@ func listTables(v *View) ([]Available, error) {
 			list = append(list, Available{Name: fmt.Sprint("table ", n), Owner: c.Owner, Detail: fmt.Sprintf("what has mark %d goes by it, rule %d", n, tablePriority)})
 		}
 	}
+	if err := v.host.mayTable(); err != nil { // with a network of its own they are had all the same
+		a := Available{Name: "routes", Detail: "with netspace() or netif()"}
+		a.refuse(err)
+		a.Available = true
+		return append(list, a), nil
+	}
 	next, err := (&Routes{}).free(v.host, v.from, ns)
 	if err != nil {
 		return append(list, Available{Name: "routes", Detail: err.Error()}), nil

@@ -237,11 +237,13 @@ func (u *userSpace) open(create bool) error {
 				os.Remove(filepath.Join(u.State, spaceFile))
 			}
 			unix.Close(fd)
+			if err != nil || !create {
+				os.Remove(u.State) // if nothing else is in it
+			}
 			if err != nil {
 				return err
 			}
 			if !create {
-				os.Remove(u.State)
 				return ErrNoSpace
 			}
 			continue // and look again: between two locks another msh may end it
@@ -262,8 +264,11 @@ func (u *userSpace) lockFile(create bool) (int, error) {
 	}
 	path := filepath.Join(u.State, spaceFile)
 	fd, err := unix.Open(path, flags, 0o600)
-	if err == unix.ENOENT && create {
-		return -1, makeState(u.State) // another msh, the last one, has just removed it
+	for err == unix.ENOENT && create { // another msh, the last one, has just removed the directory
+		if err := makeState(u.State); err != nil {
+			return -1, err
+		}
+		fd, err = unix.Open(path, flags, 0o600)
 	}
 	if err == unix.ENOENT {
 		return -1, ErrNoSpace

@@ -48,7 +48,7 @@ func (u *userSpace) make(save func() error) error {
 		}
 		var e *stepError
 		if errors.As(err, &e) && (e.at == int(unshare) || e.errno == unix.EPERM || e.step.Nr == unix.SYS_MOUNT && e.errno == unix.EACCES) {
-			err = explainUserns(e.errno)
+			err = explainUserns("/proc/sys", e.errno)
 		}
 		return fmt.Errorf("make a space for user %d: %w", os.Geteuid(), err)
 	}
@@ -92,21 +92,22 @@ func holder() (s *Steps, unshare stage0.Ref) {
 }
 
 // explainUserns tells why a user may have no user namespace: the kernel says EPERM,
-// or EACCES, to all of it.
-func explainUserns(errno unix.Errno) error {
-	for _, knob := range []struct{ file, bad, mend string }{
-		{"kernel/unprivileged_userns_clone", "0", "sudo sysctl kernel.unprivileged_userns_clone=1"},
-		{"user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces=10000"},
-		{"kernel/apparmor_restrict_unprivileged_userns", "1", "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for msh with the rule userns"},
+// EACCES or ENOSPC to all of it. sysctl is /proc/sys.
+func explainUserns(sysctl string, errno unix.Errno) error {
+	for _, knob := range []struct{ what, file, bad, mend string }{
+		{"user", "kernel/unprivileged_userns_clone", "0", "sudo sysctl kernel.unprivileged_userns_clone=1"},
+		{"user", "user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces=10000"},
+		{"mount", "user/max_mnt_namespaces", "0", "sudo sysctl user.max_mnt_namespaces=10000"},
+		{"user", "kernel/apparmor_restrict_unprivileged_userns", "1", "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for msh with the rule userns"},
 	} {
-		b, err := os.ReadFile("/proc/sys/" + knob.file)
+		b, err := os.ReadFile(filepath.Join(sysctl, knob.file))
 		if err == nil && strings.TrimSpace(string(b)) == knob.bad {
-			return unsupported(knob.mend, "user namespaces of ordinary users (%s is %s: %v)", strings.ReplaceAll(knob.file, "/", "."), knob.bad, errno)
+			return unsupported(knob.mend, "%s namespaces of ordinary users (%s is %s)", knob.what, strings.ReplaceAll(knob.file, "/", "."), knob.bad)
 		}
 	}
 	switch errno {
 	case unix.ENOSPC:
-		return unsupported("end some, or raise user.max_user_namespaces", "one more user namespace (%v)", errno)
+		return unsupported("end some machines and containers, or raise user.max_user_namespaces and user.max_mnt_namespaces", "one more user namespace (this user has as many as there may be)")
 	case unix.EINVAL:
 		return unsupported("a kernel with CONFIG_USER_NS", "user namespaces (%v)", errno)
 	}

@@ -31,8 +31,8 @@ func (a *app) enterSpace(c *cobra.Command) error {
 		return nil
 	}
 	a.outside = kernel.EnterSpace(os.Getenv("MSH_STATE"), create)
-	if word == "doctor" || word == "resources" || errors.Is(a.outside, kernel.ErrNoSpace) {
-		return nil // which say so, or find nothing
+	if word == "doctor" || errors.Is(a.outside, kernel.ErrNoSpace) {
+		return nil // which says so, or finds nothing
 	}
 	return a.outside
 }

@@ -155,11 +155,18 @@ func (n *NS) socket() (s *nl.NetlinkSocket, err error) {
 // for sockets and files of /proc/sys that only can be opened from inside.
 func (n *NS) Do(f func() error) error {
 	return onThread(func() error {
-		if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {
+		if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil && !n.here() {
 			return fmt.Errorf("enter the network namespace: %w", err)
 		}
 		return f()
 	})
+}
+
+// here tells whether the calling thread stands in the namespace: an ordinary user's msh
+// cannot enter the host's, where it is already.
+func (n *NS) here() bool {
+	var own, st unix.Stat_t
+	return unix.Stat("/proc/thread-self/ns/net", &own) == nil && unix.Fstat(n.fd, &st) == nil && own.Ino == st.Ino && own.Dev == st.Dev
 }
 
 // onThread calls f on a thread of its own that is left to die. The process's first
