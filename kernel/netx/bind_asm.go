@@ -199,7 +199,7 @@ func explainBPF(err error, what string) error {
 	case errors.Is(err, unix.EPERM) && what == "attach":
 		return fmt.Errorf("attach: %w: a group above has a program that lets no other be beside it (BPF_F_ALLOW_MULTI)", err)
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%s: %w: it needs CAP_BPF and CAP_NET_ADMIN on the host", what, err)
+		return fmt.Errorf("%s: %w: it needs CAP_BPF and CAP_NET_ADMIN on the host", what, unix.EPERM) // and has nothing to do with RLIMIT_MEMLOCK
 	case errors.As(err, &wrong), errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.EINVAL):
 		return &Missing{"BPF programs for control groups", groupBPF, err}
 	}

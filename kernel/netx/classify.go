@@ -70,8 +70,11 @@ func (n *NS) hookPatch(link, to int) error {
 // hookProgram puts a program at a hook, or in the place of the one that is there.
 func (n *NS) hookProgram(link int, where uint32, prio uint16, name string, code asm.Instructions) error {
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.SchedCLS, Instructions: code})
-	if OneWay && errors.Is(err, unix.EPERM) {
-		return &Missing{name + " for an ordinary user without netem", "sudo modprobe sch_netem, or run msh as root: the kernel takes BPF programs from root alone", err}
+	if errors.Is(err, unix.EPERM) { // cilium/ebpf suspects RLIMIT_MEMLOCK, which programs do not count to since Linux 5.11
+		if OneWay {
+			return &Missing{"netem, by which alone an ordinary user can have " + name, "sudo modprobe sch_netem (CONFIG_NET_SCH_NETEM), or run msh as root", errors.New("BPF programs, the other way, it takes from root alone")}
+		}
+		return fmt.Errorf("load the BPF program: %w: it needs CAP_BPF and CAP_NET_ADMIN on the host", unix.EPERM)
 	}
 	if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.ENOSYS) {
 		return &Missing{"BPF programs for traffic", bpfMend, err}
