@@ -57,9 +57,9 @@ func (t *Terminal) follow(f *os.File) (restore func(), err error) {
 			unix.IoctlSetWinsize(int(t.Master.Fd()), unix.TIOCSWINSZ, ws)
 		}
 	}
-	resize()
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, unix.SIGWINCH)
+	resize() // after that, or a change in between would be missed
 	go func() {
 		for range changed {
 			resize()

@@ -54,10 +54,11 @@ func runScripts(t *testing.T, p testscript.Params) {
 }
 
 var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
-	"waitfor": waitFor,
-	"signal":  signalCommand,
-	"pidof":   pidOfCommand,
-	"forge":   forgeCommand,
+	"waitfor":  waitFor,
+	"signal":   signalCommand,
+	"pidof":    pidOfCommand,
+	"forge":    forgeCommand,
+	"terminal": terminalCommand,
 }
 
 // serial is a testing.T whose tests do not run at the same time.

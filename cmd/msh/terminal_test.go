@@ -1,13 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"msh/kernel"
 )
@@ -104,4 +111,76 @@ func onTerminal(t *testing.T, argv []string, env map[string]string, typed string
 		t.Fatal("the terminal is still held")
 	}
 	return shown, code
+}
+
+// terminalCommand is `terminal SIZE NEW-SIZE FILE COMMAND…`: it runs a command of the script's on a terminal of ROWSxCOLUMNS
+// that is the test's user's, gives that the new size once it shows "ready", and writes what it has shown, and the exit code,
+// into the file.
+func terminalCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 4 {
+		ts.Fatalf("usage: terminal SIZE NEW-SIZE FILE COMMAND…")
+	}
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	ts.Check(err)
+	defer master.Close()
+	fd := int(master.Fd())
+	ts.Check(unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	ts.Check(err)
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	ts.Check(err)
+	defer slave.Close()
+	ts.Check(slave.Chown(testUser, -1))
+	resize := func(size string) {
+		var w unix.Winsize
+		_, err := fmt.Sscanf(size, "%dx%d", &w.Row, &w.Col)
+		ts.Check(err)
+		ts.Check(unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &w))
+	}
+	resize(args[0])
+	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	ts.Check(err)
+
+	var program string
+	for _, dir := range filepath.SplitList(ts.Getenv("PATH")) {
+		if program = filepath.Join(dir, args[3]); exec.Command("test", "-x", program).Run() == nil {
+			break
+		}
+	}
+	cmd := exec.Command(program, args[4:]...)
+	cmd.Dir = ts.MkAbs(".")
+	for _, name := range []string{"PATH", "HOME", "XDG_RUNTIME_DIR", "TMPDIR"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	ts.Check(cmd.Start())
+	watchdog := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+	defer watchdog.Stop()
+	shown := make(chan []byte)
+	go func() { // until all have closed the other side, the test's own included
+		var all []byte
+		b := make([]byte, 4096)
+		for resized := false; ; {
+			n, err := master.Read(b)
+			all = append(all, b[:n]...)
+			if !resized && bytes.Contains(all, []byte("ready")) {
+				resized = true
+				resize(args[1])
+			}
+			if err != nil {
+				shown <- all
+				return
+			}
+		}
+	}()
+	cmd.Wait()
+	after, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	ts.Check(err)
+	slave.Close()
+	text := strings.ReplaceAll(string(<-shown), "\r\n", "\n")
+	if *after != *before {
+		text += "the terminal is not as it was\n"
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), fmt.Appendf(nil, "%sexit %d\n", text, cmd.ProcessState.ExitCode()), 0o644))
 }
