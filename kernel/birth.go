@@ -26,6 +26,7 @@ type birth struct {
 	line    int      // to who answers uname for the machine, of Machine.entry's; -1 for none
 	pidns   int      // pidfd of a machine in whose PID namespace to be born, -1 for msh's own
 	fault   int      // the step that is to fail
+	image   int      // a copy of stage0 to execute, 0 for the one that all have
 	in      *Machine // whose group it is born in, nil for none
 }
 
@@ -65,7 +66,10 @@ func (b *birth) start() (*process, error) {
 			return nil, err
 		}
 	}
-	image, err := stage0.Executable()
+	image, err := b.image, error(nil)
+	if image == 0 {
+		image, err = stage0.Executable()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +124,7 @@ func (b *birth) start() (*process, error) {
 		attr.Sys.Credential = &syscall.Credential{NoSetGroups: b.oneID}
 	}
 	fork := func() (err error) {
-		p.pid, err = syscall.ForkExec(stage0Path, []string{"0"}, attr)
+		p.pid, err = syscall.ForkExec(stage0Path, []string{stage0.Name}, attr)
 		return err
 	}
 	if b.flags&unix.CLONE_NEWUSER != 0 && peculiar() {

@@ -35,7 +35,7 @@
 //	mkdir LAB/MACHINE, open the ledger
 //	Prepare; claims: ledger, then book
 //	ledger: cgroup; mkdir it, set limits
-//	open the trees it will mount
+//	open the trees it will mount, make its /dev
 //	clone into group and namespaces ───────> leave what is the caller's; write "0" into the v1 groups
 //	                                         enter the network
 //	                                         read sync  (if somebody attaches)
@@ -43,7 +43,7 @@
 //	write sync ────────────────────────────> go on
 //	                                         the kinds' steps: root, mounts, names, …
 //	                                         leave the session, umask, signals, descriptors; limits
-//	sync closes <─────────────────────────── execve init (the last descriptors close)
+//	sync closes <─────────────────────────── execve init, or be msh's own (the last descriptors close)
 //	ledger: the machine is up
 //
 // When a step fails, the child writes its number and errno into the list and

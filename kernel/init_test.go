@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -104,6 +105,40 @@ func TestInitExecutable(t *testing.T) {
 		t.Error("wrote to the shared image")
 	}
 	want(t, "running on", "ok", run(t, fork(t, l), "echo", "ok"))
+}
+
+// The minimal init has nothing of msh's, whether it was executed or not (Plan.devAhead):
+// no descriptor, no memory but its own.
+func TestInitBare(t *testing.T) {
+	l := newLab(t)
+	for name, more := range map[string][]Resource{
+		"plain": nil, "level 1": {&Security{Level: 1}}, "level 2": {&Security{Level: 2}}, "level 3": {&Security{Level: 3}},
+		"caps": {&Security{Caps: []string{"chown"}}}, "profile": {&Security{Seccomp: []byte(`{"defaultAction": "SCMP_ACT_ALLOW"}`)}},
+		"uname": {&Uname{Release: "1.0"}}, "own ids": {space("uidspace")}, "clocks": {&Timespace{Boottime: time.Hour}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := fork(t, l, append(more, space("pidspace"), overlay())...)
+			proc := fmt.Sprintf("/proc/%d", m.Pid())
+			want(t, "name", ".init", read(t, proc+"/comm"))
+			want(t, "arguments", "init\x00", read(t, proc+"/cmdline"))
+			want(t, "environment", "", read(t, proc+"/environ"))
+			var fds []string
+			entries, err := os.ReadDir(proc + "/fd")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range entries {
+				fds = append(fds, e.Name())
+			}
+			want(t, "descriptors", "0 1 2", strings.Join(fds, " "))
+			for line := range strings.Lines(read(t, proc+"/maps")) {
+				f := strings.Fields(line)
+				if at := f[len(f)-1]; at != "/dev/.init" && at[0] != '[' {
+					t.Errorf("it has mapped %s", line)
+				}
+			}
+		})
+	}
 }
 
 func TestInitProgram(t *testing.T) {

@@ -42,7 +42,7 @@ func (t *Txn) makeLayers() (int, error) {
 		return -1, err
 	}
 	uid := strconv.FormatUint(uint64(t.plan.rootID()), 10) // the child makes the directories in it
-	fd, err := newTmpfs(append(room(root.Size), "mode", "755", "uid", uid, "gid", uid)...)
+	fd, err := newTmpfs(0, append(room(root.Size), "mode", "755", "uid", uid, "gid", uid)...)
 	if err != nil {
 		return -1, err
 	}
@@ -109,8 +109,8 @@ func (t *Txn) layersMount() (int, error) {
 }
 
 // newTmpfs makes a tmpfs with those options, names and values, where "0" and "" set
-// none, and returns its mount, which is in no table.
-func newTmpfs(options ...string) (int, error) {
+// none, and returns its mount, which has the flags attr and is in no table.
+func newTmpfs(attr int, options ...string) (int, error) {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("open a new tmpfs: %w", err)
@@ -127,7 +127,7 @@ func newTmpfs(options ...string) (int, error) {
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return -1, fmt.Errorf("create a tmpfs: %w", err)
 	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr)
 	if err != nil {
 		return -1, fmt.Errorf("mount a tmpfs: %w", err)
 	}

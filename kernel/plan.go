@@ -208,6 +208,9 @@ func (p *Plan) Print(w io.Writer) error {
 			fmt.Fprintf(&b, "  open: %s\n", t.words())
 		}
 	}
+	if p.devAhead() {
+		b.WriteString("  /dev: a tmpfs with msh's minimal init in it\n")
+	}
 	if p.netAhead() {
 		b.WriteString("  network: ")
 		for _, s := range p.netSettings() {

@@ -21,6 +21,7 @@ const (
 	parentFD stage0.FD = "parent" // pidfd of the parent machine's init
 	procFD   stage0.FD = "proc"   // the host's /proc, for who writes id maps
 	netFD    stage0.FD = "net"    // the machine's network, where msh has made it
+	devFD    stage0.FD = "dev"    // the file system of the machine's /dev, where msh has made it
 	imageFD  stage0.FD = "stage0" // stage0's own ELF, to go on as the minimal init
 )
 
@@ -325,6 +326,9 @@ func (s *Steps) minimalInit(state string) error {
 		s.Call("take in orphans", 0, unix.SYS_PRCTL, unix.PR_SET_CHILD_SUBREAPER, 1)
 	}
 	s.ignoreChildren()
+	if p.devAhead() {
+		return s.become()
+	}
 	argv, env := []string{"init"}, []string{}
 	if !p.Table || !p.Spec.Has("root") && p.ownIDs() {
 		// No mount table of its own, or no directory it surely may enter: the
@@ -347,7 +351,7 @@ func (s *Steps) minimalInit(state string) error {
 		}
 		s.Call("mount tmpfs on "+dir, 0, unix.SYS_MOUNT, "msh", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=16k,mode=755")
 	}
-	path := dir + "/.init"
+	path := dir + "/" + initName
 	fd := s.Call("create "+path, 0, unix.SYS_OPENAT, stage0.AtCwd, path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o555)
 	s.Call("write msh's minimal init to it", 0, unix.SYS_WRITE, fd, stage0.Image(), len(stage0.Image()))
 	s.Call("close it", 0, unix.SYS_CLOSE, fd)
@@ -355,6 +359,19 @@ func (s *Steps) minimalInit(state string) error {
 		return err
 	}
 	s.Call("exec it", 0, unix.SYS_EXECVE, path, argv, env)
+	return nil
+}
+
+// become has the process be the minimal init as it is, with what else execve(2) would do:
+// a name, memory that may be traced (nobody is in the machine yet who could).
+func (s *Steps) become() error {
+	if s.Plan.Confined != nil {
+		s.Call("be traceable again", 0, unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1, 0, 0, 0)
+	}
+	if err := s.confine(""); err != nil {
+		return err
+	}
+	s.Become("be msh's minimal init", unix.SYS_PRCTL, unix.PR_SET_NAME, initName)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -329,6 +330,40 @@ type deviceNode struct {
 // deviceNodes are those that every program counts on.
 var deviceNodes = []deviceNode{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}}
 
+// devOptions are those of the tmpfs of a machine's /dev.
+var devOptions = []string{"size", "1m", "nr_inodes", "2048", "mode", "755"}
+
+// devAhead tells whether msh makes the file system of the machine's /dev, with the
+// minimal init in it: stage0 is executed from that, and is the init without executing it
+// once more, which is no small part of what a machine takes. Not where it changes its
+// user, whose file that is not; nor where a profile may refuse what is left to be called.
+func (p *Plan) devAhead() bool {
+	return p.Spec.Init == nil && p.Spec.Has("root") && p.IDs == nil && !p.Under.User && !p.relayed() && (p.Confined == nil || len(p.Confined.Profiles) == 0)
+}
+
+// makeDev makes it, as /dev is mounted and nowhere yet, and opens the init in it.
+func (t *Txn) makeDev() (dev, init int, err error) {
+	if err := t.step("make its /dev"); err != nil {
+		return -1, -1, err
+	}
+	if dev, err = t.own(newTmpfs(unix.MOUNT_ATTR_NOSUID, devOptions...)); err != nil {
+		return -1, -1, err
+	}
+	w, err := unix.Openat(dev, initName, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_, err = unix.Write(w, stage0.Image())
+		err = errors.Join(err, unix.Fchmod(w, 0o555), unix.Close(w)) // one that is open cannot be executed
+	}
+	if err != nil {
+		return -1, -1, fmt.Errorf("write msh's minimal init: %w", err)
+	}
+	init, err = t.own(unix.Openat(dev, initName, unix.O_PATH|unix.O_CLOEXEC, 0))
+	return dev, init, err
+}
+
+// initName is the file of the minimal init, in the machine's /dev.
+const initName = ".init"
+
 // openNodes opens the parent's device nodes where the machine may not make its
 // own: mknod(2) is refused in a user namespace.
 func (s *Steps) openNodes() []stage0.Ref {
@@ -347,7 +382,10 @@ func (s *Steps) openNodes() []stage0.Ref {
 // terminals, shared memory and message queues.
 func (s *Steps) populateDev(dev stage0.Ref, nodes []stage0.Ref) {
 	p := s.Plan
-	tmpfs := s.detached("tmpfs", unix.MOUNT_ATTR_NOSUID, "size", "1m", "nr_inodes", "2048", "mode", "755")
+	var tmpfs any = devFD
+	if !p.devAhead() {
+		tmpfs = s.detached("tmpfs", unix.MOUNT_ATTR_NOSUID, devOptions...)
+	}
 	s.moveMountAt("mount it on /dev", tmpfs, dev)
 	for i, n := range deviceNodes {
 		path := "/dev/" + n.name

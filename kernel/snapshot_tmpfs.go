@@ -118,7 +118,7 @@ func (w *waking) unpackTmpfs(r *checkpoint.Reader, label string) error {
 			return fmt.Errorf("its options are %q: %w", options, checkpoint.ErrHostile)
 		}
 	}
-	fd, err := newTmpfs(options...)
+	fd, err := newTmpfs(0, options...)
 	if err != nil {
 		return err
 	}

@@ -115,7 +115,7 @@ func (w *waking) unpackImages(r *checkpoint.Reader, section string) error {
 // makeWork makes memory for the images.
 func (w *waking) makeWork() (err error) {
 	if w.work < 0 {
-		w.work, err = newTmpfs("mode", "700")
+		w.work, err = newTmpfs(0, "mode", "700")
 	}
 	return err
 }
@@ -145,7 +145,7 @@ func (w *waking) unpackUpper(r *checkpoint.Reader) error {
 		defer dir.Close()
 		return r.UnpackUpper(w.ctx, int(dir.Fd()), o)
 	}
-	fd, err := newTmpfs(append(room(root.Size), "mode", "755")...)
+	fd, err := newTmpfs(0, append(room(root.Size), "mode", "755")...)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package stage0
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -131,6 +132,37 @@ func TestInitEnds(t *testing.T) {
 			r.signal(unix.SIGTERM)
 			r.exits(143)
 		})
+	})
+}
+
+// TestBecome has a process become an init as it is. Nothing of its list is left to it:
+// neither the memory, nor a descriptor.
+func TestBecome(t *testing.T) {
+	eachTarget(t, func(t *testing.T, m target) {
+		outR, outW := pipe(t)
+		p := New()
+		onChild(p, 1)
+		blockAll(p)
+		p.Call("say so", 0, unix.SYS_WRITE, FD("out"), "init\n", 5)
+		p.Become("be init", unix.SYS_GETPID)
+		r := start(t, m, p, map[FD]*os.File{"out": outW}, unix.CLONE_NEWPID)
+		wantLines(t, outR, "init")
+		outW.Close()
+		if n, err := outR.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("read %d bytes, %v, want io.EOF: init has the pipe", n, err)
+		}
+		if m.qemu == "" {
+			proc := "/proc/" + strconv.Itoa(r.cmd.Process.Pid)
+			if b, err := os.ReadFile(proc + "/cmdline"); err != nil || string(b) != "init\x00" {
+				t.Errorf("cmdline %q, %v, want init", b, err)
+			}
+			if b, err := os.ReadFile(proc + "/maps"); err != nil || !bytes.Contains(b, []byte(ImageName)) || bytes.Contains(b, []byte("list")) {
+				t.Errorf("maps, %v, want no list:\n%s", err, b)
+			}
+		}
+		asleepIn(t, r.cmd.Process.Pid, unix.SYS_RT_SIGTIMEDWAIT)
+		r.signal(unix.SIGTERM)
+		r.exits(143)
 	})
 }
 

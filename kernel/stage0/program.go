@@ -21,6 +21,7 @@ const (
 	// which means that the parent is gone.
 	Positive
 	fork
+	become
 )
 
 // AtCwd is the directory descriptor that stands for the working directory.
@@ -102,6 +103,11 @@ func (p *Program) PassOver() {
 		p.steps[s[0]].over = s[1] - s[0] - 1
 	}
 }
+
+// Become appends a last step, behind which the process is a machine's minimal init without
+// executing it: it only gives the list's memory up, and closes all descriptors from 3 on,
+// as execve(2) would.
+func (p *Program) Become(words string, nr int, args ...any) { p.Call(words, become, nr, args...) }
 
 // Exit appends exit_group(code).
 func (p *Program) Exit(code int) { p.Call(fmt.Sprintf("exit %d", code), 0, unix.SYS_EXIT_GROUP, code) }

@@ -142,14 +142,14 @@ func start(t *testing.T, m target, p *Program, files map[FD]*os.File, cloneFlags
 	t.Cleanup(func() { unix.Munmap(shared) })
 
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	cmd := exec.CommandContext(ctx, m.qemu, "-0", "0", m.elf)
+	cmd := exec.CommandContext(ctx, m.qemu, "-0", Name, m.elf)
 	if m.qemu == "" {
 		image, err := imageOf()
 		if err != nil {
 			t.Fatal(err)
 		}
 		cmd = exec.CommandContext(ctx, fmt.Sprintf("/proc/self/fd/%d", image))
-		cmd.Args = []string{"0"}
+		cmd.Args = []string{Name}
 	}
 	cmd.Env = []string{}
 	cmd.ExtraFiles = extra

@@ -45,6 +45,9 @@ const MaxSize = 16 << 20
 // BlobFD is the descriptor stage0 finds its list at.
 const BlobFD = 3
 
+// Name is the argv[0] to start it with. Where the process becomes an init, so does the name.
+const Name = "0nit"
+
 // Image is the ELF for the architecture msh runs on.
 func Image() []byte { return image }
 

@@ -6,6 +6,7 @@
 # argv[0] tells the two lives apart:
 #   "0..."  perform the list in the memory file at descriptor 3
 #   "i..."  be a machine's minimal init
+# A list may also end in the second, with nothing executed in between.
 #
 # The file is linked flat (ld --oformat binary): the ELF header below is all
 # the linking there is, so every version of as and ld gives the same bytes.
@@ -20,6 +21,7 @@
 	.set	SKIP, 1 << 1
 	.set	POSITIVE, 1 << 2
 	.set	FORK, 1 << 3
+	.set	BECOME, 1 << 4
 
 	.intel_syntax noprefix
 	.text
@@ -83,7 +85,9 @@ imm:	mov	[rsp + rcx*8], rax
 	jnz	next
 	test	bl, POSITIVE		# read(2) at end of file: the parent is gone
 	jnz	failed
-next:	add	r12, 64
+next:	test	bl, BECOME
+	jnz	become
+	add	r12, 64
 	jmp	step
 
 over:	shr	ebx, 24			# over the old process's steps; the list is
@@ -104,6 +108,20 @@ failed:	test	bl, SKIP
 	mov	[rbp + FAILED], r12
 	mov	edi, 126
 exit:	mov	eax, 231		# exit_group
+	syscall
+
+# What execve(2) would leave behind. msh takes the end of the last descriptor, its line,
+# for the end of all of this.
+become:	mov	rsi, [rsp + 48 + 8]	# argv[0]
+	mov	byte ptr [rsi], 'i'
+	mov	eax, 11			# munmap(BLOB, BLOBMAX)
+	mov	edi, BLOB
+	mov	esi, BLOBMAX
+	syscall
+	mov	eax, 436		# close_range(3, all, 0)
+	mov	edi, 3
+	mov	esi, -1
+	xor	edx, edx
 	syscall
 
 # The minimal init. The list has ignored SIGCHLD, so that the kernel reaps, and

@@ -11,6 +11,7 @@
 	.set	SKIP, 1
 	.set	POSITIVE, 2
 	.set	FORK, 3
+	.set	BECOME, 4
 
 	.text
 	.globl	_start
@@ -68,7 +69,8 @@ imm:	str	x10, [sp, x9, lsl 3]
 	b.hs	failed
 	cbnz	x0, next
 	tbnz	w21, POSITIVE, failed	// read(2) at end of file: the parent is gone
-next:	add	x20, x20, 64
+next:	tbnz	w21, BECOME, become
+	add	x20, x20, 64
 	b	step
 
 over:	lsr	w9, w21, 24		// over the old process's steps; the list is
@@ -87,6 +89,20 @@ failed:	tbz	w21, SKIP, 1f
 	stlr	x20, [x9]		// whoever sees it sees the errno
 	mov	w0, 126
 exit:	mov	w8, 94			// exit_group
+	svc	0
+
+// What execve(2) would leave behind.
+become:	ldr	x1, [sp, 48 + 8]	// argv[0]
+	mov	w9, 'i'
+	strb	w9, [x1]
+	mov	w8, 215			// munmap(BLOB, BLOBMAX)
+	mov	w0, BLOB
+	mov	w1, BLOBMAX
+	svc	0
+	mov	w8, 436			// close_range(3, all, 0)
+	mov	w0, 3
+	mov	w1, -1
+	mov	w2, 0
 	svc	0
 
 // The minimal init.
