@@ -262,6 +262,11 @@ func (l *Lab) fork(ctx context.Context, parent *Machine, spec *Spec, w *waking) 
 	if err := s.validateIn(parent); err != nil {
 		return nil, err
 	}
+	var network *startedNet
+	if s.netAhead(parent.self) && !w.restores() {
+		network = startNetwork()
+		defer network.drop()
+	}
 	l.mu.Lock()
 	if err := l.claim(ctx); err != nil {
 		l.mu.Unlock()
@@ -294,6 +299,7 @@ func (l *Lab) fork(ctx context.Context, parent *Machine, spec *Spec, w *waking) 
 	plan, err := NewPlan(&s, parent.under(), l.host.Cgroup, filepath.Join(l.dir(), name))
 	if err == nil {
 		t := newTxn(ctx, l, parent, plan)
+		t.network = network
 		if t.wake = w; w != nil {
 			w.plan = plan
 		}

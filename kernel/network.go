@@ -35,19 +35,43 @@ const (
 // other things, and the child only enters it: for a machine that is cloned by msh
 // itself and whose root is the host's. Else clone(2) makes it, in the user namespace
 // and by the process that must have made it.
-func (p *Plan) netAhead() bool {
-	return p.Flags&unix.CLONE_NEWNET != 0 && p.IDs == nil && !p.Under.User && !p.relayed()
+func (p *Plan) netAhead() bool { return p.Spec.netAhead(p.Under) }
+
+func (s *Spec) netAhead(under Under) bool {
+	return s.ownsNetwork() && !s.Has("uidspace") && !s.Has("timespace") && under.Space == 0 && !under.User
 }
 
-// startNetwork has it made.
-func (t *Txn) startNetwork() {
-	p := t.plan
-	t.network = netx.MakeAhead(func() error {
+// startedNet is a network that is being made, from before the machine is planned: the
+// kernel takes longer for it than for all else that comes before the clone.
+type startedNet struct {
+	made <-chan netx.Made
+	plan chan *Plan // tells how it is to be set, or by its end that nobody will want it
+}
+
+func startNetwork() *startedNet {
+	n := &startedNet{plan: make(chan *Plan, 1)}
+	n.made = netx.MakeAhead(func() error {
+		p := <-n.plan
+		if p == nil {
+			return nil
+		}
 		for _, s := range p.netSettings() {
 			netx.WriteSysctl(s.key, s.value) // as far as the kernel has it
 		}
 		return netx.TakeUp(loopback)
 	})
+	return n
+}
+
+// drop ends one that nobody has taken, as soon as it is made.
+func (n *startedNet) drop() {
+	if n.made == nil {
+		return
+	}
+	close(n.plan)
+	if made := <-n.made; made.Err == nil {
+		made.NS.Close()
+	}
 }
 
 // takeNetwork waits for it.
@@ -55,23 +79,13 @@ func (t *Txn) takeNetwork() error {
 	if err := t.step("make the machine's network"); err != nil {
 		return err
 	}
-	made := <-t.network
-	t.network = nil
+	made := <-t.network.made
+	t.network.made = nil
 	if made.Err != nil {
 		return explainClone(made.Err, unix.CLONE_NEWNET)
 	}
 	t.net = made.NS
 	return nil
-}
-
-// dropNetwork waits for one that nobody has taken.
-func (t *Txn) dropNetwork() {
-	if t.network == nil {
-		return
-	}
-	if made := <-t.network; made.Err == nil {
-		made.NS.Close()
-	}
 }
 
 // newNetwork has the child do it itself.

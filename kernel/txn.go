@@ -36,7 +36,7 @@ type Txn struct {
 	fds   []int             // to be closed at the end
 	trees map[stage0.FD]int // those opened by msh itself
 
-	network <-chan netx.Made // where it is made ahead, until it is taken
+	network *startedNet // where it is made ahead
 
 	answers *answerer         // of uname
 	uname   int               // a line to who answers
@@ -64,7 +64,6 @@ func (t *Txn) run() (*Machine, error) {
 		if t.layers >= 0 {
 			unix.Close(t.layers)
 		}
-		t.dropNetwork()
 		if t.net != nil {
 			t.net.Close()
 		}
@@ -85,7 +84,7 @@ func (t *Txn) run() (*Machine, error) {
 
 func (t *Txn) forward() (*Machine, error) {
 	if t.plan.netAhead() && !t.restores() {
-		t.startNetwork()
+		t.network.plan <- t.plan
 	}
 	if err := t.step("make the machine's directory"); err != nil {
 		return nil, err

@@ -87,7 +87,9 @@ func (t *Txn) restore() (*Machine, error) {
 }
 
 // restores tells whether criu makes the processes.
-func (t *Txn) restores() bool { return t.wake != nil && t.wake.images != nil }
+func (t *Txn) restores() bool { return t.wake.restores() }
+
+func (w *waking) restores() bool { return w != nil && w.images != nil }
 
 // restoring is criu's hook.
 func (t *Txn) restoring(e criu.Event) error {
