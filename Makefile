@@ -20,7 +20,7 @@ check:
 # the kernel is an input that go does not see.
 test:
 	@scripts/deps
-	go test -count=1 -p 1 $(EXEC) ./...
+	go test -count=1 -p 1 -timeout 20m $(EXEC) ./...
 	@$(MAKE) --no-print-directory vmtest
 
 # The tests that want cgroup v2's controllers, netem and the like, in a virtual
