@@ -341,6 +341,7 @@ type saving struct {
 	upper   int // descriptor of the upper layer, -1 for none
 	work    int // of the memory that criu writes to
 	images  *os.File
+	net     *os.File // the network that criu stands in to save it, nil for the host's
 	ports   []*heldPort
 	stopped bool     // by msh, to be let go on
 	left    []string // what the snapshot does not hold
@@ -361,7 +362,9 @@ func (v *saving) close() {
 			unix.Close(fd)
 		}
 	}
-	if v.images != nil {
-		v.images.Close()
+	for _, f := range []*os.File{v.images, v.net} {
+		if f != nil {
+			f.Close()
+		}
 	}
 }

@@ -58,11 +58,12 @@ func (v *saving) dump() error {
 			}
 			close(v.started)
 			return <-v.begin
-		case criu.NetworkLock: // all of it stands still
+		case criu.QueryFiles: // all of it stands still
 			if v.ports == nil {
-				return v.holdPorts()
+				if err := v.holdPorts(); err != nil {
+					return err
+				}
 			}
-		case criu.QueryFiles: // the same, also where it is in the host's network
 			if err := v.step("look at its network"); err != nil {
 				return err
 			}
@@ -137,7 +138,15 @@ func (v *saving) request(name string) (*criu.Dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &criu.Dump{Pid: v.m.pid, Images: dir, NewNet: v.m.Spec().ownsNetwork(), Place: criu.Place{Mounts: true}}
+	d := &criu.Dump{Pid: v.m.pid, Images: dir, Place: criu.Place{Mounts: true}}
+	if v.m.Spec().ownsNetwork() {
+		if d.NewNet = v.m.space()&unix.CLONE_NEWUSER != 0; !d.NewNet {
+			if err := v.openNet(); err != nil {
+				return nil, err
+			}
+			d.Place.Net, v.state.InNet = v.net, true
+		}
+	}
 	for _, f := range v.state.Files {
 		d.Files = append(d.Files, f.Key)
 	}
@@ -145,6 +154,17 @@ func (v *saving) request(name string) (*criu.Dump, error) {
 		d.Mounts = append(d.Mounts, criu.Mount{Label: m.Label, Path: m.Path})
 	}
 	return d, nil
+}
+
+// openNet opens the machine's network, for criu to stand in.
+func (v *saving) openNet() (err error) {
+	if v.net != nil {
+		return nil
+	}
+	if v.net, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", v.m.pid)); err != nil {
+		return fmt.Errorf("open the network of %s: %w", v.m.Name(), err)
+	}
+	return v.m.alive() // or the number may be another's
 }
 
 // makeDirAt makes a directory and opens it.

@@ -30,6 +30,7 @@ type savedState struct {
 	Confined  *Confinement      `json:",omitempty"` // all that security() has been set to, one after the other
 	Nets      []*netx.NIC       `json:",omitempty"` // its interfaces, as they are now
 	Sysctls   map[string]string `json:",omitempty"` // of its network
+	InNet     bool              `json:",omitempty"` // criu stood in its network when it saved it
 }
 
 // savedFile is a file of the host's that a process has open: /dev/null, or a log.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"msh/kernel/cgroup"
+	"msh/kernel/checkpoint"
 	"msh/kernel/criu"
 )
 
@@ -23,8 +24,12 @@ func (t *Txn) restore() (*Machine, error) {
 	if err := t.takeLayers(); err != nil {
 		return nil, err
 	}
-	r := &criu.Restore{Images: w.images, Root: filepath.Join(t.dir, "root"), NewNet: t.plan.Spec.ownsNetwork(), TCP: w.o.TCP, Sibling: true,
+	r := &criu.Restore{Images: w.images, Root: filepath.Join(t.dir, "root"), TCP: w.o.TCP, Sibling: true,
 		Inherit: map[string]*os.File{}, Place: criu.Place{Mounts: true}}
+	if t.plan.Spec.ownsNetwork() {
+		r.Place.NewNet = w.state.InNet
+		r.NewNet = !w.state.InNet
+	}
 	defer func() {
 		for _, f := range r.Inherit {
 			f.Close()
@@ -103,6 +108,9 @@ func (t *Txn) restoring(e criu.Event) error {
 		w.child = &Child{process: &process{pid: e.Pid, pidfd: pidfd, blob: -1}, sync: -1}
 		if !t.plan.Spec.ownsNetwork() {
 			return t.attach(w.child)
+		}
+		if spacesOf(e.Pid)&unix.CLONE_NEWNET == 0 {
+			return fmt.Errorf("its images put it in the host's network: %w", checkpoint.ErrHostile)
 		}
 		ns, err := t.childNet(w.child)
 		if err != nil {

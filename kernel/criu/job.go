@@ -57,8 +57,8 @@ type Dump struct {
 	Nets   []Net
 	// NewNet leaves the root's network alone as Nets does, but names none to use
 	// in its place: the restore makes an empty one, for the hook to fill at
-	// SetupNamespaces. A tree with a user namespace wants it so, for it cannot join
-	// a network that is not owned by that. Restore.NewNet must be as this was.
+	// SetupNamespaces. A tree with a user namespace wants it so, for its network has to
+	// be owned by that; for others Place.Net is faster. Restore.NewNet must be as this was.
 	NewNet bool
 	Mounts []Mount
 	Files  []string // keys of files outside (FilesOutside): not saved
@@ -292,6 +292,11 @@ func (c *Criu) Restore(ctx context.Context, r *Restore) (int, error) {
 func (c *Criu) do(ctx context.Context, req *rpc.CriuReq, place Place, files []*os.File, logs *os.File, hook Hook) (*rpc.CriuResp, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	if place.Net != nil || place.NewNet {
+		if err := c.know(ctx); err != nil {
+			return nil, err
+		}
 	}
 	w, err := c.launch(place, files)
 	if err != nil {

@@ -21,10 +21,10 @@ type Event struct {
 // The names of events, in the order they come in.
 const (
 	PreDump         = "pre-dump"              // dump: nothing is frozen yet
-	NetworkLock     = "network-lock"          // dump: all is frozen, nothing written yet
-	QueryFiles      = "query-ext-files"       // dump: as network-lock, also of a tree in the host's network
+	NetworkLock     = "network-lock"          // dump: all is frozen, nothing written yet; of one with another network than criu's
+	QueryFiles      = "query-ext-files"       // dump: as network-lock, also of a tree in criu's network
 	PostDump        = "post-dump"             // dump: all is written, and frozen still
-	NetworkUnlock   = "network-unlock"        // dump and restore: the tree is about to run; of one with a network of its own, and whatever the hook says
+	NetworkUnlock   = "network-unlock"        // dump and restore: the tree is about to run; of one with another network than criu's, and whatever the hook says
 	PreRestore      = "pre-restore"           // restore: nothing is made yet
 	SetupNamespaces = "setup-namespaces"      // restore: the root process stands in its namespaces, alone
 	NamespacesSetUp = "post-setup-namespaces" // restore: its mounts are made as well
