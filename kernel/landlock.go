@@ -130,7 +130,7 @@ func (s *Steps) landlock(f *fence, program string) {
 		if rights &= landlockFile; rights == 0 {
 			continue
 		}
-		at := s.Call("find "+path, flags, unix.SYS_OPENAT2, stage0.AtCwd, path, howToOpen(unix.O_PATH|unix.O_CLOEXEC, resolve), howSize, 0, rights)
+		at := s.Call("find "+path+", which landlock lets in", flags, unix.SYS_OPENAT2, stage0.AtCwd, path, howToOpen(unix.O_PATH|unix.O_CLOEXEC, resolve), howSize, 0, rights)
 		s.Call("let it in: "+access, flags, unix.SYS_LANDLOCK_ADD_RULE, rules, unix.LANDLOCK_RULE_PATH_BENEATH, stage0.Tail{Step: at, From: 5}, 0)
 	}
 	s.Call("go into the fence", 0, unix.SYS_LANDLOCK_RESTRICT_SELF, rules, 0)

@@ -116,7 +116,7 @@ func (s *Security) keeps(under capSet, parent string) (capSet, error) {
 		return kept, nil
 	}
 	signed := 0
-	var named capSet
+	var named, gone capSet
 	for _, text := range s.Caps {
 		name := strings.TrimLeft(text, "+-")
 		if len(text)-len(name) > 1 || capNumber(name) < 0 {
@@ -125,7 +125,7 @@ func (s *Security) keeps(under capSet, parent string) (capSet, error) {
 		c := capSet(1) << capNumber(name)
 		if text[0] == '-' {
 			signed++
-			kept &^= c
+			gone |= c
 			continue
 		}
 		if taken := level.takes & c; taken != 0 {
@@ -146,7 +146,10 @@ func (s *Security) keeps(under capSet, parent string) (capSet, error) {
 	case signed < len(s.Caps):
 		return 0, bad("security", "caps", strings.Join(s.Caps, " "), "either names alone, the whole of what is kept, or names that each have a sign")
 	}
-	return kept, nil
+	if both := named & gone; both != 0 {
+		return 0, bad("security", "caps", strings.Join(s.Caps, " "), "each of them kept or given up, not both: "+both.String())
+	}
+	return kept &^ gone, nil
 }
 
 // Plan works out how what runs in the machine is confined.

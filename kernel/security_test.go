@@ -343,7 +343,7 @@ func TestSecurityLandlock(t *testing.T) {
 	if err == nil {
 		t.Fatal("a path that is not there")
 	}
-	contains(t, err.Error(), "find /no/such: no such file or directory")
+	contains(t, err.Error(), "find /no/such, which landlock lets in: no such file or directory")
 
 	// Without a root of its own, a machine of level 3 writes only to what it is given.
 	if landlockABI() < abiScope {

@@ -151,15 +151,26 @@ func TestStricter(t *testing.T) {
 func TestParseErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		``: "no JSON object", `[]`: "no JSON object", `{} {}`: "more than one", `{}`: "no defaultAction",
-		`{"default":"x"}`:                                                                              `a field "default"`,
-		`{"defaultAction":"SCMP_ACT_NO"}`:                                                              `action "SCMP_ACT_NO"`,
-		`{"defaultAction":"SCMP_ACT_TRACE"}`:                                                           "nobody is there to answer",
-		`{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":5000}`:                                    "errnoRet 5000",
-		`{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/x"}`:                                       "listenerPath",
-		`{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_WAIT"]}`:                      "flag",
-		`{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_S390X"]}`:                       "want one of this machine's",
-		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":[],"action":"SCMP_ACT_ERRNO"}]}`:       "no names",
-		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["nope"],"action":"SCMP_ACT_ERRNO"}]}`: `no system call "nope"`,
+		`{"default":"x"}`: `a field "default"`,
+		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[null]}`:                                                                                 "syscalls[0]: got null, want an object",
+		`{"defaultAction":"SCMP_ACT_ALLOW","archMap":[null]}`:                                                                                  "archMap[0]: got null, want an object",
+		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","args":[null]}]}`:                           "syscalls[0].args[0]: got null, want an object",
+		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","arg":[]}]}`:                                `syscalls[0]: a field "arg": want action args comment`,
+		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","includes":{"cap":["x"]}}]}`:                `syscalls[0].includes: a field "cap": want arches caps minKernel`,
+		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","errno":"EFOO"}]}`:                          `syscalls[0].errno: got "EFOO", want the name of an error`,
+		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","args":[{"value":1,"op":"SCMP_CMP_EQ"}]}]}`: "syscalls[0].args[0]: no index",
+		`{"defaultAction":3}`:                              "defaultAction: got number, want a string",
+		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":{}}`: "syscalls: got object, want a list",
+		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":"read","action":"SCMP_ACT_ERRNO"}]}`:                 "syscalls.names: got string, want a list",
+		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","errnoRet":-1}]}`: "syscalls.errnoRet: got number -1, want a whole number",
+		`{"defaultAction":"SCMP_ACT_NO"}`:                                                                                                                `action "SCMP_ACT_NO"`,
+		`{"defaultAction":"SCMP_ACT_TRACE"}`:                                                                                                             "nobody is there to answer",
+		`{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":5000}`:                                                                                      "errnoRet 5000",
+		`{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/x"}`:                                                                                         "listenerPath",
+		`{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_WAIT"]}`:                                                                        "flag",
+		`{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_S390X"]}`:                                                                         "want one of this machine's",
+		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":[],"action":"SCMP_ACT_ERRNO"}]}`:                                                         "no names",
+		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["nope"],"action":"SCMP_ACT_ERRNO"}]}`:                                                   `no system call "nope"`,
 		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","args":[{"index":6,"value":1,"op":"SCMP_CMP_EQ"}]}]}`: "argument 6",
 		`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","args":[{"index":0,"value":1,"op":"SCMP_CMP"}]}]}`:    `op "SCMP_CMP"`,
 	} {
@@ -170,6 +181,21 @@ func TestParseErrors(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}
+	}
+}
+
+// Podman's profiles have the names of errors, which count before the numbers.
+func TestErrorNames(t *testing.T) {
+	p, err := Parse([]byte(`{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38,"defaultErrno":"ENOSYS","syscalls":[
+		{"names":["mkdir"],"action":"SCMP_ACT_ERRNO","errnoRet":1,"errno":"EACCES","args":[],"comment":"","includes":{},"excludes":{}},
+		{"names":["read"],"action":"SCMP_ACT_ALLOW"}]}`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := mustCompile(t, p, native())
+	for name, want := range map[string]uint32{"mkdir": unix.SECCOMP_RET_ERRNO | uint32(unix.EACCES), "rmdir": enosys, "read": allowed} {
+		nr, _ := native()[0].number(name)
+		check(t, name, f, native()[0].audit, nr, want)
 	}
 }
 
@@ -185,6 +211,7 @@ func FuzzCompile(f *testing.F) {
 	}
 	f.Add(b)
 	f.Add([]byte(`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_KILL","args":[{"index":0,"value":1,"op":"SCMP_CMP_NE"},{"index":0,"value":2,"op":"SCMP_CMP_GE"}]}]}`))
+	f.Add([]byte(`{"defaultAction":"SCMP_ACT_ALLOW","archMap":[{"architecture":"SCMP_ARCH_X86_64","subArchitectures":[null]}],"syscalls":[{"names":[null],"action":"SCMP_ACT_ERRNO","errno":"EPERM","includes":{"minKernel":"4.8"}}]}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		p, err := Parse(text, nil)
 		if err != nil {

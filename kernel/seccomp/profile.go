@@ -1,12 +1,9 @@
 package seccomp
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	engines "github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -20,7 +17,8 @@ type Profile = specs.LinuxSeccomp
 // engines. Rules of the latter that depend on capabilities are kept or left out by
 // what the process will have, as "CAP_NET_RAW".
 func Parse(text []byte, caps []string) (*Profile, error) {
-	if err := oneObject(text); err != nil {
+	text, err := strict(text)
+	if err != nil {
 		return nil, err
 	}
 	p, err := engines.LoadProfile(string(text), having(caps))
@@ -31,25 +29,6 @@ func Parse(text []byte, caps []string) (*Profile, error) {
 		return nil, errors.New("no defaultAction and no syscalls")
 	}
 	return p, nil
-}
-
-// oneObject tells whether the text is one JSON object with names that a profile has.
-func oneObject(text []byte) error {
-	d := json.NewDecoder(bytes.NewReader(text))
-	var top map[string]json.RawMessage
-	if err := d.Decode(&top); err != nil {
-		return fmt.Errorf("no JSON object: %w", err)
-	}
-	if d.More() {
-		return errors.New("more than one JSON value")
-	}
-	names := []string{"defaultAction", "defaultErrnoRet", "architectures", "archMap", "flags", "listenerPath", "listenerMetadata", "syscalls"}
-	for name := range top {
-		if !slices.Contains(names, name) {
-			return fmt.Errorf("a field %q: want %s", name, strings.Join(names, " "))
-		}
-	}
-	return nil
 }
 
 // Default is the profile that container engines ship, for processes with those
