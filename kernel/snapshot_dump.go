@@ -128,7 +128,7 @@ func (v *saving) preDump(round int) (*criu.Stats, error) {
 // name for its images, in memory.
 func (v *saving) request(name string) (*criu.Dump, error) {
 	if v.work < 0 {
-		fd, err := newTmpfs(0, "mode", "700")
+		fd, err := newWork()
 		if err != nil {
 			return nil, err
 		}

@@ -115,7 +115,7 @@ func (w *waking) unpackImages(r *checkpoint.Reader, section string) error {
 // makeWork makes memory for the images.
 func (w *waking) makeWork() (err error) {
 	if w.work < 0 {
-		w.work, err = newTmpfs(0, "mode", "700")
+		w.work, err = newWork()
 	}
 	return err
 }

@@ -281,6 +281,7 @@ func (c *Criu) Restore(ctx context.Context, r *Restore) (int, error) {
 	if work == nil {
 		work = r.Images
 	}
+	defer enlarge(r.Images).close()
 	resp, err := c.do(ctx, &rpc.CriuReq{Type: rpc.CriuReqType_RESTORE.Enum(), Opts: o}, r.Place, files, work, r.Hook)
 	if err != nil {
 		return 0, err
