@@ -59,17 +59,19 @@ func (w *worker) call(ctx context.Context, req *rpc.CriuReq, hook Hook) (*rpc.Cr
 			}
 			return resp, nil
 		}
-		if refused == nil {
-			refused = ctx.Err()
-		}
 		e := Event{Name: resp.GetNotify().GetScript(), Pid: int(resp.GetNotify().GetPid()), File: file}
 		if e.Pid > 0 {
 			w.root.Store(int64(e.Pid))
 		}
-		if refused == nil && hook != nil {
+		ended := ctx.Err()
+		switch {
+		case refused == nil && hook != nil && (ended == nil || e.Name == SetupNamespaces): // who is to reap that process has to know it
 			refused = hook(e)
-		} else if file != nil {
+		case file != nil:
 			file.Close()
+		}
+		if refused == nil {
+			refused = ended
 		}
 		ok := refused == nil
 		kind := rpc.CriuReqType_NOTIFY
