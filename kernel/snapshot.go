@@ -62,9 +62,9 @@ type SnapshotOptions struct {
 	Whole bool
 
 	still *standstill // to be filled in; nil where nobody but this needs to know of it
-	// keep, if not nil, takes over the memory of the only machine, in the place of the
-	// writer: a file system, and the directory in it.
-	keep func(work int, images *os.File)
+	// pass, if not nil, is what the memory of the only machine is handed on by, in the
+	// place of the writer.
+	pass *passing
 }
 
 // Version tells which msh this package is part of, for what it writes.
@@ -185,6 +185,9 @@ func (s *snapshot) run() (*SnapshotReport, error) {
 	if err := s.preflight(); err != nil {
 		return nil, err
 	}
+	if err := s.startCriu(); err != nil {
+		return nil, err
+	}
 	m, err := s.manifest()
 	if err != nil {
 		return nil, err
@@ -220,6 +223,11 @@ func (s *snapshot) write() error {
 	if err := s.writeFiles(); err != nil {
 		return err
 	}
+	if s.o.pass != nil { // who reads need not wait for what else there is
+		if err := s.all[0].writeSection(sectionPassed, nil); err != nil {
+			return err
+		}
+	}
 	for _, v := range s.all {
 		if s.o.Hibernate && !s.o.FilesOnly {
 			if err := v.writePages(); err != nil {
@@ -228,7 +236,13 @@ func (s *snapshot) write() error {
 		}
 		<-v.reached
 	}
-	return s.failed()
+	if err := s.failed(); err != nil || s.o.pass == nil {
+		return err
+	}
+	if err := s.step("hand on its memory"); err != nil {
+		return err
+	}
+	return s.o.pass.give(s.all[0].work, s.all[0].images)
 }
 
 // writeFiles writes what is in no memory.
@@ -261,16 +275,11 @@ func (s *snapshot) writeFiles() error {
 // finish writes the rest of what criu has put into memory, and commits.
 func (s *snapshot) finish(r *SnapshotReport) error {
 	for _, v := range s.all {
-		if v.images == nil {
+		if v.images == nil || s.o.pass != nil {
 			continue
 		}
 		if err := s.step("write its memory"); err != nil {
 			return err
-		}
-		if s.o.keep != nil {
-			s.o.keep(v.work, v.images)
-			v.work, v.images = -1, nil
-			continue
 		}
 		if !s.o.Hibernate {
 			if err := v.writePages(); err != nil {
@@ -342,6 +351,7 @@ type saving struct {
 	work    int // of the memory that criu writes to
 	images  *os.File
 	net     *os.File // the network that criu stands in to save it, nil for the host's
+	worker  *criu.Worker
 	ports   []*heldPort
 	stopped bool     // by msh, to be let go on
 	left    []string // what the snapshot does not hold
@@ -367,4 +377,5 @@ func (v *saving) close() {
 			f.Close()
 		}
 	}
+	v.worker.Close()
 }

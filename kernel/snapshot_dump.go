@@ -41,7 +41,7 @@ func (v *saving) dump() error {
 		d.Parent = "../" + checkpoint.SectionRound(v.rounds)
 		d.Track = true
 	}
-	d.Leave = criu.LeaveRunning
+	d.Worker, d.Leave = v.worker, criu.LeaveRunning
 	if v.o.Hibernate {
 		d.Leave = criu.LeaveDead
 	}
@@ -78,6 +78,27 @@ func (v *saving) dump() error {
 		return nil
 	}
 	return v.tryDump(d)
+}
+
+// startCriu starts it for each machine: that takes as long as what is done until it is
+// needed.
+func (s *snapshot) startCriu() error {
+	if s.o.FilesOnly {
+		return nil
+	}
+	for _, v := range s.all {
+		if err := s.step("start criu"); err != nil {
+			return err
+		}
+		place, err := v.place()
+		if err != nil {
+			return err
+		}
+		if v.worker, err = s.criu.Start(s.ctx, place); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tries is how often a machine is stopped anew in which something did not stop, and
@@ -138,15 +159,12 @@ func (v *saving) request(name string) (*criu.Dump, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &criu.Dump{Pid: v.m.pid, Images: dir, Place: criu.Place{Mounts: true}}
-	if v.m.Spec().ownsNetwork() {
-		if d.NewNet = v.m.space()&unix.CLONE_NEWUSER != 0; !d.NewNet {
-			if err := v.openNet(); err != nil {
-				return nil, err
-			}
-			d.Place.Net, v.state.InNet = v.net, true
-		}
+	place, err := v.place()
+	if err != nil {
+		return nil, err
 	}
+	d := &criu.Dump{Pid: v.m.pid, Images: dir, NewNet: v.m.Spec().ownsNetwork() && place.Net == nil, Place: place}
+	v.state.InNet = place.Net != nil
 	for _, f := range v.state.Files {
 		d.Files = append(d.Files, f.Key)
 	}
@@ -154,6 +172,18 @@ func (v *saving) request(name string) (*criu.Dump, error) {
 		d.Mounts = append(d.Mounts, criu.Mount{Label: m.Label, Path: m.Path})
 	}
 	return d, nil
+}
+
+// place is where criu is started to save it.
+func (v *saving) place() (criu.Place, error) {
+	p := criu.Place{Mounts: true}
+	if v.m.Spec().ownsNetwork() && v.m.space()&unix.CLONE_NEWUSER == 0 {
+		if err := v.openNet(); err != nil {
+			return p, err
+		}
+		p.Net = v.net
+	}
+	return p, nil
 }
 
 // openNet opens the machine's network, for criu to stand in.

@@ -53,6 +53,9 @@ type savedMount struct {
 const (
 	sectionState = "state"
 	sectionLogs  = "logs"
+	// sectionPassed has nothing in it: memory comes in another way, and what else is
+	// written tells nothing more.
+	sectionPassed = "passed"
 )
 
 // maxState bounds what is read of the two, in bytes.

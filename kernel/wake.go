@@ -35,9 +35,9 @@ type WakeOptions struct {
 	// error leaves nothing.
 	Ready func(context.Context) error
 
-	// take, if not nil, gives the memory of the only machine once all the rest has been
-	// read: see SnapshotOptions.keep.
-	take func() (work int, images *os.File)
+	// pass, if not nil, is what the memory of the only machine comes by: see
+	// SnapshotOptions.
+	pass *passing
 }
 
 // WakeFile wakes the machines of a file. They are as any other that the lab has made.

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,13 +17,10 @@ import (
 // namespaces, so that the kinds can attach what they have.
 func (t *Txn) restore() (*Machine, error) {
 	w := t.wake
-	if w.images == nil {
-		return nil, errors.New("no memory")
-	}
 	if err := t.takeLayers(); err != nil {
 		return nil, err
 	}
-	r := &criu.Restore{Images: w.images, Root: filepath.Join(t.dir, "root"), TCP: w.o.TCP, Sibling: true,
+	r := &criu.Restore{Root: filepath.Join(t.dir, "root"), TCP: w.o.TCP, Sibling: true,
 		Inherit: map[string]*os.File{}, Place: criu.Place{Mounts: true}}
 	if t.plan.Spec.ownsNetwork() {
 		r.Place.NewNet = w.state.InNet
@@ -47,10 +43,10 @@ func (t *Txn) restore() (*Machine, error) {
 	if err := t.placeGroup(r); err != nil {
 		return nil, err
 	}
-	if t.plan.Uname != nil { // they ask by the filter that criu has
-		if err := criu.DropAsking(w.images); err != nil {
-			return nil, fmt.Errorf("have uname calls ask anew: %w", err)
-		}
+	r.Ready = func() error {
+		err := w.readyImages()
+		r.Images = w.images
+		return err
 	}
 	r.Hook = t.restoring
 	if err := t.step("restore the processes"); err != nil {
@@ -94,7 +90,7 @@ func (t *Txn) restore() (*Machine, error) {
 // restores tells whether criu makes the processes.
 func (t *Txn) restores() bool { return t.wake.restores() }
 
-func (w *waking) restores() bool { return w != nil && w.images != nil }
+func (w *waking) restores() bool { return w != nil && w.saved.Mode == checkpoint.MemoryAndFiles }
 
 // restoring is criu's hook.
 func (t *Txn) restoring(e criu.Event) error {

@@ -39,23 +39,26 @@ func (wk *wake) unpack(r *checkpoint.Reader) error {
 			err = w.unpackPages(r, s.Name)
 		case s.Name == checkpoint.SectionMemory || strings.HasPrefix(s.Name, checkpoint.SectionMemory+"."):
 			err = w.unpackImages(r, s.Name)
+		case s.Name == sectionPassed && wk.o.pass != nil:
+			wk.o.pass.drain()
+			return wk.unpacked()
 		}
 		if err != nil {
 			return fmt.Errorf("%s of %s: %w", s.Name, s.Machine, err)
 		}
 	}
 	for _, w := range wk.all {
-		if wk.o.take != nil {
-			if w.work, w.images = wk.o.take(); w.images != nil {
-				if err := criu.Populate(w.images); err != nil {
-					return err
-				}
-			}
-		}
 		if w.saved.Mode == checkpoint.MemoryAndFiles && w.images == nil {
 			return fmt.Errorf("machine %s: no memory in it: %w", w.saved.Name, checkpoint.ErrHostile)
 		}
-		if err := errors.Join(w.pinIDs(), w.giveImages(), w.checkConfined()); err != nil {
+	}
+	return wk.unpacked()
+}
+
+// unpacked takes in what has been read of the machines.
+func (wk *wake) unpacked() error {
+	for _, w := range wk.all {
+		if err := errors.Join(w.pinIDs(), w.checkConfined()); err != nil {
 			return err
 		}
 		if root, _ := w.spec.find("root").(*Root); root != nil {
@@ -65,6 +68,25 @@ func (wk *wake) unpack(r *checkpoint.Reader) error {
 		}
 	}
 	return nil
+}
+
+// readyImages has the images be as criu shall find them, once they are there.
+func (w *waking) readyImages() error {
+	if w.o.pass != nil {
+		var err error
+		if w.work, w.images, err = w.o.pass.take(w.ctx); err != nil {
+			return err
+		}
+	}
+	if err := criu.Populate(w.images); err != nil {
+		return err
+	}
+	if w.plan.Uname != nil { // they ask by the filter that criu has
+		if err := criu.DropAsking(w.images); err != nil {
+			return fmt.Errorf("have uname calls ask anew: %w", err)
+		}
+	}
+	return w.giveImages()
 }
 
 // giveImages lets criu read the images as whoever it is in a user namespace that has
@@ -109,7 +131,7 @@ func (w *waking) unpackImages(r *checkpoint.Reader, section string) error {
 			return fmt.Errorf("rename %s: %w", name, err)
 		}
 	}
-	return criu.Populate(dir)
+	return nil
 }
 
 // makeWork makes memory for the images.

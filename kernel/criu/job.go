@@ -82,6 +82,9 @@ type Dump struct {
 	Stop  time.Duration
 	Hook  Hook
 	Place Place
+	// Worker, if not nil, is one that has been started ahead, at that place. It is for
+	// one dump, and not for one that has Pages.
+	Worker *Worker
 }
 
 // DefaultGhosts is 256 MiB, as the memory of a database may be one (criu's own
@@ -91,6 +94,9 @@ const DefaultGhosts = 256 << 20
 // Restore makes a tree anew from images.
 type Restore struct {
 	Images *os.File
+	// Ready, if not nil, is called when criu has been started and waits to be asked:
+	// Images need not be there before.
+	Ready  func() error
 	Work   *os.File // a directory for the log, and for nothing else; nil stands for Images
 	Nets   []Net
 	NewNet bool
@@ -211,7 +217,17 @@ func (c *Criu) dump(ctx context.Context, d *Dump, kind rpc.CriuReqType, log stri
 			o.Ps = &rpc.CriuPageServerInfo{Fd: ref(int32(firstFile + 1))}
 		}
 	}
-	_, err := c.do(ctx, &rpc.CriuReq{Type: &kind, Opts: o}, d.Place, files, d.Images, d.Hook)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	w := d.Worker.take()
+	if w == nil {
+		var err error
+		if w, err = c.start(ctx, d.Place, files); err != nil {
+			return nil, err
+		}
+	}
+	_, err := c.ask(ctx, w, &rpc.CriuReq{Type: &kind, Opts: o}, d.Images, d.Hook)
 	var e *Error
 	if errors.As(err, &e) {
 		e.look(d)
@@ -247,10 +263,33 @@ func reach(dir *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", dir.Fd(
 // Restore makes the tree and returns its root's number, seen from the caller.
 // After an error nothing of it is left.
 func (c *Criu) Restore(ctx context.Context, r *Restore) (int, error) {
+	var files []*os.File
+	var inherited []*rpc.InheritFd
+	inherit := func(key string, f *os.File) {
+		files = append(files, f)
+		inherited = append(inherited, &rpc.InheritFd{Key: ref(key), Fd: ref(int32(firstFile + len(files)))})
+	}
+	for _, n := range r.Nets {
+		inherit(n.Label, n.NS)
+	}
+	for key, f := range r.Inherit {
+		inherit(key, f)
+	}
+	w, err := c.start(ctx, r.Place, files)
+	if err != nil {
+		return 0, err
+	}
+	if r.Ready != nil {
+		if err := r.Ready(); err != nil {
+			w.end()
+			return 0, err
+		}
+	}
 	o := options(r.Images, r.Work, "restore.log")
 	o.TcpEstablished = ref(true)
 	o.RstSibling = ref(r.Sibling)
 	o.OrphanPtsMaster = ref(false)
+	o.InheritFd = inherited
 	if r.TCP == TCPClose {
 		o.TcpClose = ref(true)
 	}
@@ -260,19 +299,8 @@ func (c *Criu) Restore(ctx context.Context, r *Restore) (int, error) {
 	if r.Stopped {
 		o.LeaveStopped = ref(true)
 	}
-	var files []*os.File
-	inherit := func(key string, f *os.File) {
-		files = append(files, f)
-		o.InheritFd = append(o.InheritFd, &rpc.InheritFd{Key: ref(key), Fd: ref(int32(firstFile + len(files)))})
-	}
 	if r.NewNet {
 		o.EmptyNs = ref(uint32(unix.CLONE_NEWNET))
-	}
-	for _, n := range r.Nets {
-		inherit(n.Label, n.NS)
-	}
-	for key, f := range r.Inherit {
-		inherit(key, f)
 	}
 	for _, m := range r.Mounts {
 		o.External = append(o.External, fmt.Sprintf("mnt[%s]:%s", m.Label, m.Path))
@@ -282,30 +310,16 @@ func (c *Criu) Restore(ctx context.Context, r *Restore) (int, error) {
 		work = r.Images
 	}
 	defer enlarge(r.Images).close()
-	resp, err := c.do(ctx, &rpc.CriuReq{Type: rpc.CriuReqType_RESTORE.Enum(), Opts: o}, r.Place, files, work, r.Hook)
+	defer w.killAfter(ctx)()
+	resp, err := c.ask(ctx, w, &rpc.CriuReq{Type: rpc.CriuReqType_RESTORE.Enum(), Opts: o}, work, r.Hook)
 	if err != nil {
 		return 0, err
 	}
 	return int(resp.GetRestore().GetPid()), nil
 }
 
-// do has a worker of its own perform a request, whose log is in the directory logs.
-func (c *Criu) do(ctx context.Context, req *rpc.CriuReq, place Place, files []*os.File, logs *os.File, hook Hook) (*rpc.CriuResp, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if place.Net != nil || place.NewNet {
-		if err := c.know(ctx); err != nil {
-			return nil, err
-		}
-	}
-	w, err := c.launch(place, files)
-	if err != nil {
-		return nil, err
-	}
-	if req.GetType() == rpc.CriuReqType_RESTORE {
-		defer w.killAfter(ctx)()
-	}
+// ask has a worker perform its request, whose log is in the directory logs.
+func (c *Criu) ask(ctx context.Context, w *worker, req *rpc.CriuReq, logs *os.File, hook Hook) (*rpc.CriuResp, error) {
 	resp, err := w.call(ctx, req, hook)
 	c.learn(w)
 	said := w.end()

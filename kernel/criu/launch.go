@@ -98,6 +98,49 @@ func (c *Criu) launch(place Place, files []*os.File) (*worker, error) {
 	return w, nil
 }
 
+// Worker is a criu that was started ahead of what it is to do, as it takes a while.
+type Worker struct {
+	mu     sync.Mutex
+	worker *worker
+}
+
+// Start starts one.
+func (c *Criu) Start(ctx context.Context, place Place) (*Worker, error) {
+	w, err := c.start(ctx, place, nil)
+	return &Worker{worker: w}, err
+}
+
+// start launches a worker where the kernel is known as far as that is wanted.
+func (c *Criu) start(ctx context.Context, place Place, files []*os.File) (*worker, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if place.Net != nil || place.NewNet {
+		if err := c.know(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return c.launch(place, files)
+}
+
+// take gives it away; nil where there is none any more.
+func (w *Worker) take() *worker {
+	if w == nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	defer func() { w.worker = nil }()
+	return w.worker
+}
+
+// Close ends one that was not used.
+func (w *Worker) Close() {
+	if w := w.take(); w != nil {
+		w.end()
+	}
+}
+
 // startAt starts the worker from the calling thread, which will die.
 func (c *Criu) startAt(place Place, w *worker) error {
 	if place.Mounts {
