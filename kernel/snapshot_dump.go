@@ -212,7 +212,7 @@ func makeDirAt(at int, name string) (*os.File, error) {
 // freezer is the directory by which the machine's group is frozen.
 func (m *Machine) freezer() string { return m.group.Dirs()[0] }
 
-// stop freezes the machine, if it is not frozen already.
+// stop has the machine freeze, if it is not frozen already.
 func (v *saving) stop() error {
 	if v.state.Frozen {
 		return nil
@@ -221,7 +221,18 @@ func (v *saving) stop() error {
 		return err
 	}
 	v.stopped = true
-	if err := v.m.group.Freeze(v.ctx); err != nil {
+	if err := v.m.group.SetFrozen(true); err != nil {
+		return fmt.Errorf("freeze %s: %w", v.m.Name(), err)
+	}
+	return nil
+}
+
+// awaitStop waits until it is frozen, and nothing in it in the middle of vfork(2).
+func (v *saving) awaitStop() error {
+	if !v.stopped {
+		return nil
+	}
+	if err := v.m.group.AwaitFrozen(v.ctx, true); err != nil {
 		return fmt.Errorf("freeze %s: %w", v.m.Name(), err)
 	}
 	for n := 1; n < 10 && v.bearing(); n++ {
@@ -264,7 +275,8 @@ func (v *saving) again(n int) error {
 	return nil
 }
 
-// goOn lets the machine go on, or what is left of it: its ports first.
+// goOn lets the machine go on, or what is left of it: its ports first. awaitGoing waits
+// until it does.
 func (v *saving) goOn() {
 	// Those of one that has ended go with its network, which the kernel takes apart a
 	// moment later: until then it would answer that there are no such connections.
@@ -276,10 +288,22 @@ func (v *saving) goOn() {
 	}
 	v.ports = nil
 	if v.stopped && !v.o.still.End {
+		err := v.m.group.SetFrozen(false)
+		v.stopped = err == nil // or there is nothing to wait for
+		v.thawed(err)
+	}
+}
+
+func (v *saving) awaitGoing() {
+	if v.stopped && !v.o.still.End {
 		v.stopped = false
-		if err := v.m.group.Thaw(context.WithoutCancel(v.ctx)); err != nil && v.m.alive() == nil {
-			v.left = append(v.left, fmt.Sprintf("%s cannot be thawed: %v", v.m.Name(), err))
-		}
+		v.thawed(v.m.group.AwaitFrozen(context.WithoutCancel(v.ctx), false))
+	}
+}
+
+func (v *saving) thawed(err error) {
+	if err != nil && v.m.alive() == nil {
+		v.left = append(v.left, fmt.Sprintf("%s cannot be thawed: %v", v.m.Name(), err))
 	}
 }
 

@@ -97,6 +97,9 @@ func (s *snapshot) freeze(write func() error) error {
 			v.goOn()
 			s.point()
 		}
+		for _, v := range s.all {
+			v.awaitGoing()
+		}
 	}()
 	var wg sync.WaitGroup
 	for _, v := range s.all {
@@ -162,6 +165,11 @@ func (s *snapshot) stop() error {
 	}
 	for _, v := range s.all {
 		if err := v.stop(); err != nil {
+			return err
+		}
+	}
+	for _, v := range s.all {
+		if err := v.awaitStop(); err != nil {
 			return err
 		}
 	}

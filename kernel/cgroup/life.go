@@ -93,30 +93,47 @@ func pidsIn(dir string) ([]int, error) {
 // Freeze stops every process in the group and below, and returns when they have
 // stopped or ctx ends.
 func (g *Group) Freeze(ctx context.Context) error {
+	if err := g.SetFrozen(true); err != nil {
+		return err
+	}
+	return g.AwaitFrozen(ctx, true)
+}
+
+// Thaw lets them go on.
+func (g *Group) Thaw(ctx context.Context) error {
+	if err := g.SetFrozen(false); err != nil {
+		return err
+	}
+	return g.AwaitFrozen(ctx, false)
+}
+
+// SetFrozen asks for what AwaitFrozen waits for: several groups are asked first, and
+// waited for then.
+func (g *Group) SetFrozen(frozen bool) error {
 	if g.Tracker == "" {
+		if !frozen {
+			return nil // it never is
+		}
 		return fmt.Errorf("%w: nothing but a control group can stop a machine as a whole, and none is delegated to this user", ErrMissing)
 	}
 	m, err := g.v2()
 	if err != nil {
 		return err
 	}
-	if err := m.Freeze(); err != nil {
-		return err
+	if frozen {
+		return m.Freeze()
 	}
-	return g.await(ctx, "frozen", "1")
+	return m.Thaw()
 }
 
-// Thaw lets them go on.
-func (g *Group) Thaw(ctx context.Context) error {
-	if g.Tracker == "" {
-		return nil // it never is frozen
-	}
-	m, err := g.v2()
-	if err != nil {
-		return err
-	}
-	if err := m.Thaw(); err != nil {
-		return err
+// AwaitFrozen returns when all in the group stand still, or when they may go on, or
+// when ctx ends.
+func (g *Group) AwaitFrozen(ctx context.Context, frozen bool) error {
+	switch {
+	case g.Tracker == "":
+		return nil
+	case frozen:
+		return g.await(ctx, "frozen", "1")
 	}
 	return g.await(ctx, "frozen", "0")
 }
