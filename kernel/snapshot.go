@@ -142,7 +142,8 @@ type snapshot struct {
 	o      SnapshotOptions
 	criu   *criu.Criu
 	all    []*saving
-	frozen time.Time
+	frozen time.Time     // since when they stand still
+	stood  time.Duration // for how long they have
 	rounds int
 }
 
@@ -245,9 +246,13 @@ func (s *snapshot) write() error {
 	return s.o.pass.give(s.all[0].work, s.all[0].images)
 }
 
-// writeFiles writes what is in no memory.
+// writeFiles writes what is in no memory, of each machine once it stands still for good.
 func (s *snapshot) writeFiles() error {
 	for _, v := range s.all {
+		<-v.still
+		if err := s.failed(); err != nil {
+			return err
+		}
 		if err := s.step("write its state"); err != nil {
 			return err
 		}
@@ -361,6 +366,7 @@ type saving struct {
 	still   chan struct{} // closed where it stands still, or has failed
 	reached chan struct{} // closed where criu has saved it, or has failed
 	release chan error    // tells whether it is to go on as before
+	over    chan struct{} // closed where criu has let go of it, or has failed
 
 	err   atomic.Pointer[error] // what the dump has ended with
 	stats *criu.Stats

@@ -77,6 +77,7 @@ func (v *saving) dump() error {
 		}
 		return nil
 	}
+	d.Over = func() { close(v.over) }
 	return v.tryDump(d)
 }
 

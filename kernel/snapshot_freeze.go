@@ -39,7 +39,7 @@ func (s *snapshot) standStill(r *SnapshotReport) error {
 		}
 		return err
 	})
-	r.Frozen, r.Rounds = time.Since(s.frozen), s.rounds
+	r.Frozen, r.Rounds = s.stood, s.rounds
 	if errors.Is(err, handover.ErrStays) {
 		return errors.Join(err, n.leave())
 	}
@@ -87,47 +87,28 @@ func (s *snapshot) lock() (unlock func()) {
 // they are to hibernate ends them if write succeeded. criu is started before that, as
 // it takes longer to start than to save a small machine.
 func (s *snapshot) freeze(write func() error) error {
-	var err error
-	defer func() {
-		if errors.Is(err, handover.ErrStays) {
-			return
-		}
-		s.point()
-		for _, v := range s.all {
-			v.goOn()
-			s.point()
-		}
-		for _, v := range s.all {
-			v.awaitGoing()
-		}
-	}()
 	var wg sync.WaitGroup
 	for _, v := range s.all {
 		v.started, v.begin = make(chan struct{}), make(chan error, 1)
-		v.still, v.reached, v.release = make(chan struct{}), make(chan struct{}), make(chan error, 1)
+		v.still, v.reached, v.release, v.over = make(chan struct{}), make(chan struct{}), make(chan error, 1), make(chan struct{})
 		wg.Go(func() {
 			err := v.dump()
 			v.err.Store(&err)
-			pass(v.started)
-			pass(v.still)
-			pass(v.reached)
+			for _, gate := range []chan struct{}{v.started, v.still, v.reached, v.over} {
+				pass(gate)
+			}
 		})
 	}
 	for _, v := range s.all {
 		<-v.started
 	}
-	if err = s.failed(); err == nil {
+	err := s.failed()
+	if err == nil {
 		s.frozen = time.Now()
 		err = s.stop()
 	}
 	for _, v := range s.all {
 		v.begin <- err
-	}
-	for _, v := range s.all {
-		<-v.still
-	}
-	if err == nil {
-		err = s.failed()
 	}
 	if err == nil {
 		err = write()
@@ -136,11 +117,30 @@ func (s *snapshot) freeze(write func() error) error {
 		s.point()
 		v.release <- err
 	}
-	wg.Wait()
+	for _, v := range s.all {
+		<-v.over
+	}
+	if !errors.Is(err, handover.ErrStays) {
+		s.goOn()
+	}
+	s.stood = time.Since(s.frozen)
+	wg.Wait() // the processes of criu, which end meanwhile
 	if err == nil {
 		err = s.failed()
 	}
 	return err
+}
+
+// goOn lets all machines go on.
+func (s *snapshot) goOn() {
+	s.point()
+	for _, v := range s.all {
+		v.goOn()
+		s.point()
+	}
+	for _, v := range s.all {
+		v.awaitGoing()
+	}
 }
 
 // pass closes a gate that its one keeper may have closed already.

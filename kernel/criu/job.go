@@ -79,8 +79,11 @@ type Dump struct {
 	Ghosts uint32
 	// Stop is how long it may take until all processes are stopped, in whole seconds;
 	// 0 is criu's own 10 s.
-	Stop  time.Duration
-	Hook  Hook
+	Stop time.Duration
+	Hook Hook
+	// Over, if not nil, is called where criu has let go of the tree: Dump returns when
+	// it has ended, too, some milliseconds later.
+	Over  func()
 	Place Place
 	// Worker, if not nil, is one that has been started ahead, at that place. It is for
 	// one dump, and not for one that has Pages.
@@ -227,7 +230,7 @@ func (c *Criu) dump(ctx context.Context, d *Dump, kind rpc.CriuReqType, log stri
 			return nil, err
 		}
 	}
-	_, err := c.ask(ctx, w, &rpc.CriuReq{Type: &kind, Opts: o}, d.Images, d.Hook)
+	_, err := c.ask(ctx, w, &rpc.CriuReq{Type: &kind, Opts: o}, d.Images, d.Hook, d.Over)
 	var e *Error
 	if errors.As(err, &e) {
 		e.look(d)
@@ -311,16 +314,20 @@ func (c *Criu) Restore(ctx context.Context, r *Restore) (int, error) {
 	}
 	defer enlarge(r.Images).close()
 	defer w.killAfter(ctx)()
-	resp, err := c.ask(ctx, w, &rpc.CriuReq{Type: rpc.CriuReqType_RESTORE.Enum(), Opts: o}, work, r.Hook)
+	resp, err := c.ask(ctx, w, &rpc.CriuReq{Type: rpc.CriuReqType_RESTORE.Enum(), Opts: o}, work, r.Hook, nil)
 	if err != nil {
 		return 0, err
 	}
 	return int(resp.GetRestore().GetPid()), nil
 }
 
-// ask has a worker perform its request, whose log is in the directory logs.
-func (c *Criu) ask(ctx context.Context, w *worker, req *rpc.CriuReq, logs *os.File, hook Hook) (*rpc.CriuResp, error) {
+// ask has a worker perform its request, whose log is in the directory logs. It calls
+// over, if that is not nil, when the answer is there.
+func (c *Criu) ask(ctx context.Context, w *worker, req *rpc.CriuReq, logs *os.File, hook Hook, over func()) (*rpc.CriuResp, error) {
 	resp, err := w.call(ctx, req, hook)
+	if err == nil && resp.GetSuccess() && over != nil {
+		over()
+	}
 	c.learn(w)
 	said := w.end()
 	if err == nil && resp.GetSuccess() && resp.GetType() == req.GetType() {
