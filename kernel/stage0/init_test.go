@@ -156,6 +156,7 @@ func TestBecome(t *testing.T) {
 			if b, err := os.ReadFile(proc + "/cmdline"); err != nil || string(b) != "init\x00" {
 				t.Errorf("cmdline %q, %v, want init", b, err)
 			}
+			asleepIn(t, r.cmd.Process.Pid, unix.SYS_RT_SIGTIMEDWAIT)
 			if b, err := os.ReadFile(proc + "/maps"); err != nil || !bytes.Contains(b, []byte(ImageName)) || bytes.Contains(b, []byte("list")) {
 				t.Errorf("maps, %v, want no list:\n%s", err, b)
 			}

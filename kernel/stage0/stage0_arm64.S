@@ -95,14 +95,14 @@ exit:	mov	w8, 94			// exit_group
 become:	ldr	x1, [sp, 48 + 8]	// argv[0]
 	mov	w9, 'i'
 	strb	w9, [x1]
-	mov	w8, 215			// munmap(BLOB, BLOBMAX)
-	mov	w0, BLOB
-	mov	w1, BLOBMAX
-	svc	0
 	mov	w8, 436			// close_range(3, all, 0)
 	mov	w0, 3
 	mov	w1, -1
 	mov	w2, 0
+	svc	0
+	mov	w8, 215			// munmap(BLOB, BLOBMAX)
+	mov	w0, BLOB
+	mov	w1, BLOBMAX
 	svc	0
 
 // The minimal init.
