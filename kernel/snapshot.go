@@ -368,6 +368,8 @@ type saving struct {
 	release chan error    // tells whether it is to go on as before
 	over    chan struct{} // closed where criu has let go of it, or has failed
 
+	network chan error // what came of looking at its network, nil where nothing stands still for criu
+
 	err   atomic.Pointer[error] // what the dump has ended with
 	stats *criu.Stats
 }

@@ -67,9 +67,8 @@ func (v *saving) dump() error {
 			if err := v.step("look at its network"); err != nil {
 				return err
 			}
-			if err := v.saveNetwork(); err != nil {
-				return err
-			}
+			v.network = make(chan error, 1)
+			go func() { v.network <- v.saveNetwork() }() // while criu goes on
 			pass(v.still)
 		case criu.PostDump:
 			close(v.reached)

@@ -62,6 +62,11 @@ const (
 const maxState = 64 << 20
 
 func (v *saving) writeState() error {
+	if v.network != nil {
+		if err := <-v.network; err != nil {
+			return err
+		}
+	}
 	v.state.Processes = len(v.pids)
 	b, err := json.Marshal(&v.state)
 	if err != nil {
