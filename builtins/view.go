@@ -16,7 +16,7 @@ and swaps with it; the CPUs stay msh's, for lxcfs takes no notice of a quota, or
 has as many CPUs as cpu(set=) names. When lxcfs dies, what was its is an error to read ("Transport endpoint is not connected") for the machine's life: unmount
 /var/lib/lxcfs, start lxcfs again, and make the machine anew. nproc(1) asks the scheduler first, and so knows set=, not quota=.`,
 	Returns: "a resource of kind view, mode new",
-	Errors:  "no pidspace() beside it: there is no /proc of the machine's own",
+	Errors:  "no pidspace() beside it: there is no /proc of the machine's own; an lxcfs that is mounted and does not answer",
 	Example: `m = machine_rfork(resources=[pidspace(), view(), cpu(set=[0]), memory(max="64M")])
 print(m.run("grep MemTotal /proc/meminfo; cat /sys/devices/system/cpu/online; nproc; grep -c ^processor /proc/cpuinfo").stdout)`,
 	Output: "MemTotal:          65536 kB\n0\n1\n1\n\n",

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -62,11 +64,44 @@ func (f viewFile) name() string  { return "view." + filepath.Base(f.Path) }
 func (f viewFile) fd() stage0.FD { return stage0.FD(f.name()) }
 func (f viewFile) lxcfs() string { return lxcfsDir + f.Path }
 
-// lxcfs tells whether it is running: its directory is a mount of FUSE then. One that
-// has died leaves a mount that answers nothing (ENOTCONN).
-func lxcfs() bool {
-	var st unix.Statfs_t
-	return unix.Statfs(lxcfsDir, &st) == nil && st.Type == unix.FUSE_SUPER_MAGIC
+// lxcfs tells whether it is running: its directory is a mount of FUSE then, and answers.
+// One that has died leaves a mount that does not (ENOTCONN). One that is stopped would
+// hold whoever asks, and no signal but KILL ends that: so a thread of its own asks.
+func lxcfs(ctx context.Context) (bool, error) {
+	answer := make(chan error, 1)
+	go func() {
+		var st unix.Statfs_t
+		err := unix.Statfs(lxcfsDir, &st)
+		if err == nil && st.Type != unix.FUSE_SUPER_MAGIC {
+			err = unix.ENOENT
+		}
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		if err == unix.ENOTCONN {
+			return false, errLxcfsDead
+		}
+		return err == nil, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case <-time.After(lxcfsPatience):
+		return false, withHint(fmt.Errorf("view: lxcfs, which is mounted on %s, has not answered for %v", lxcfsDir, lxcfsPatience), "start lxcfs again; once it has ended, view() shows files of msh's own")
+	}
+}
+
+var errLxcfsDead = fmt.Errorf("lxcfs has died: unmount %s and start it again", lxcfsDir)
+
+// lxcfsPatience is how long lxcfs may take to say that it is there.
+var lxcfsPatience = 5 * time.Second
+
+// lxcfs tells the transaction whether it is running; a dead one is not.
+func (t *Txn) lxcfs() (bool, error) {
+	l, err := lxcfs(t.ctx)
+	if err == errLxcfsDead {
+		err = nil
+	}
+	return l, err
 }
 
 // Plan wants a /proc of the machine's own to put the files into.
@@ -95,9 +130,11 @@ func (v *ProcView) Enter(s *Steps) error {
 // openView opens the files as mounts that are in no table yet. What stands for one that
 // is not had is no mount.
 func (t *Txn) openView(b *birth) error {
-	l := lxcfs()
+	l, err := t.lxcfs()
+	if err != nil {
+		return err
+	}
 	for _, f := range viewFiles {
-		var err error
 		if f.Text == nil && !l {
 			b.files[f.fd()], err = nothing()
 		} else {
@@ -288,11 +325,14 @@ func viewMemInfo(parent *Machine, s *Spec) ([]byte, error) {
 
 func listView(*View) ([]Available, error) {
 	a := Available{Name: "view", Available: true, Detail: "cpuinfo, meminfo, cpu/online: as they are when the machine is made or set; for stat, uptime and loadavg install lxcfs"}
-	var st unix.Statfs_t
-	if lxcfs() {
+	switch l, err := lxcfs(context.Background()); {
+	case l:
 		a.Detail = "cpuinfo, cpu/online: as they are when the machine is made or set; meminfo, stat, uptime, loadavg, swaps, by lxcfs"
-	} else if unix.Statfs(lxcfsDir, &st) == unix.ENOTCONN {
-		a.Detail = "cpuinfo, meminfo, cpu/online: as they are when the machine is made or set; lxcfs, which has stat, uptime and loadavg, has died: unmount " + lxcfsDir + " and start it again"
+	case err == errLxcfsDead:
+		a.Detail = "cpuinfo, meminfo, cpu/online: as they are when the machine is made or set; stat, uptime and loadavg are the host's: " + err.Error()
+	case err != nil:
+		a.Detail = "cpuinfo, cpu/online, meminfo"
+		a.refuse(err)
 	}
 	return []Available{a}, nil
 }

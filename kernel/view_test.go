@@ -1,10 +1,12 @@
 package kernel
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,8 +25,13 @@ func set(t *testing.T, m *Machine, r Resource) {
 	}
 }
 
+func lxcfsRuns() bool {
+	l, _ := lxcfs(context.Background())
+	return l
+}
+
 // runLxcfs starts it, as its distribution does or with more options, and returns what
-// ends it: by the signal TERM its mount goes as well, by KILL it stays and answers nothing.
+// stops or ends it: when it is killed its mount stays, and answers nothing.
 func runLxcfs(t *testing.T, options ...string) (end func(unix.Signal)) {
 	t.Helper()
 	program, err := exec.LookPath("lxcfs")
@@ -40,17 +47,25 @@ func runLxcfs(t *testing.T, options ...string) (end func(unix.Signal)) {
 	}
 	running := true
 	end = func(sig unix.Signal) {
-		if running {
+		switch {
+		case !running:
+		case sig == unix.SIGSTOP: // all of its threads
+			cmd.Process.Signal(sig)
+			var st unix.WaitStatus
+			if _, err := unix.Wait4(cmd.Process.Pid, &st, unix.WUNTRACED, nil); err != nil || !st.Stopped() {
+				t.Errorf("stop lxcfs: %v, %v", st, err)
+			}
+		default:
 			running = false
 			cmd.Process.Signal(sig)
 			cmd.Wait()
 		}
 	}
 	t.Cleanup(func() {
-		end(unix.SIGTERM)
+		end(unix.SIGKILL) // it may be stopped
 		unix.Unmount(lxcfsDir, unix.MNT_DETACH)
 	})
-	eventually(t, "lxcfs runs", lxcfs)
+	eventually(t, "lxcfs runs", lxcfsRuns)
 	return end
 }
 
@@ -61,7 +76,7 @@ func TestViewLxcfsV2(t *testing.T) { needV2(t); viewLxcfs(t) }
 
 func viewLxcfs(t *testing.T) {
 	l := newLab(t)
-	if lxcfs() {
+	if lxcfsRuns() {
 		t.Skip("lxcfs runs here for others: what it does when it ends cannot be tried")
 	}
 	limits := func() []Resource { return []Resource{&CPU{Quota: 50}, &Memory{Max: bytesOf(64 << 20)}, atLevel(2)} }
@@ -88,6 +103,18 @@ func viewLxcfs(t *testing.T) {
 		want(t, "begun since", "49152 kB online 0 cpus 0", sh(t, before, viewed))
 		set(t, before, &Memory{Max: bytesOf(64 << 20)})
 
+		// One that does not answer is an error before it holds anybody, and can be interrupted.
+		end(unix.SIGSTOP)
+		was := lxcfsPatience
+		lxcfsPatience = 50 * time.Millisecond
+		contains(t, refused(t, l, l.Host(), space("pidspace"), &ProcView{}), "view: lxcfs, which is mounted on "+lxcfsDir+", has not answered for 50ms")
+		lxcfsPatience = long
+		ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		_, err := lxcfs(ctx)
+		stop()
+		want(t, "interrupted", context.DeadlineExceeded, err)
+		lxcfsPatience = was
+
 		end(unix.SIGKILL)
 		contains(t, sh(t, m, "cat /proc/meminfo 2>&1 || :"), "not connected")
 		set(t, m, &CPU{Quota: 50})
@@ -100,7 +127,7 @@ func viewLxcfs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		contains(t, all[0].Detail, "has died: unmount "+lxcfsDir)
+		contains(t, all[0].Detail, "lxcfs has died: unmount "+lxcfsDir)
 		destroy(t, m)
 		destroy(t, after)
 		if err := unix.Unmount(lxcfsDir, unix.MNT_DETACH); err != nil {
@@ -116,7 +143,7 @@ func TestViewFollowsV2(t *testing.T) { needV2(t); viewFollows(t) }
 
 func viewFollows(t *testing.T) {
 	l := newLab(t)
-	if lxcfs() {
+	if lxcfsRuns() {
 		t.Skip("lxcfs runs here, and tells of memory")
 	}
 	outer := forkViewed(t, l, &CPU{Quota: 150}, &Memory{Max: bytesOf(64 << 20)}, &Children{Max: 1})

@@ -80,7 +80,7 @@ func TestHibernateView(t *testing.T) {
 		if err := w.Set(&Memory{Max: bytesOf(100 << 20)}); err != nil {
 			t.Fatal(err)
 		}
-		if !lxcfs() {
+		if !lxcfsRuns() {
 			eventuallyIn(t, w, "/total", "102400 kB")
 			contains(t, read(t, filepath.Join(w.Dir(), "view.meminfo")), "102400 kB")
 		}

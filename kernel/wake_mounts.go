@@ -74,7 +74,11 @@ func (t *Txn) outside(m savedMount, trees map[stage0.FD]int) (int, error) {
 		return t.own((&Tree{Source: "/dev/" + name, Param: "root: /dev"}).open())
 	case kind == "view":
 		if i := slices.IndexFunc(viewFiles, func(f viewFile) bool { return f.name() == m.Label }); i >= 0 {
-			return t.viewTree(viewFiles[i], lxcfs())
+			l, err := t.lxcfs()
+			if err != nil {
+				return -1, err
+			}
+			return t.viewTree(viewFiles[i], l)
 		}
 	case kind == "tree":
 		if fd, ok := t.wake.tmpfs[m.Label]; ok {
