@@ -134,16 +134,6 @@ func newTmpfs(attr int, options ...string) (int, error) {
 	return fd, nil
 }
 
-// newWork makes memory for criu's images. Their pages are large ones, where this kernel has
-// such, and a file is as long as they: that is half of the time for writing them.
-func newWork() (int, error) {
-	fd, err := newTmpfs(0, "mode", "700", "huge", "within_size")
-	if errors.Is(err, unix.EINVAL) { // CONFIG_TRANSPARENT_HUGEPAGE
-		return newTmpfs(0, "mode", "700")
-	}
-	return fd, err
-}
-
 // openUpper opens the upper layer of the machine's overlay; -1 where its root is no
 // overlay. The caller closes it.
 func (m *Machine) openUpper() (int, error) {

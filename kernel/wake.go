@@ -56,7 +56,7 @@ func (l *Lab) WakeFile(ctx context.Context, path string, o WakeOptions) ([]*Mach
 }
 
 // Wake wakes the machines of a snapshot: all at one instant. Nothing is made before
-// the snapshot has been read to its end and found whole.
+// the snapshot has been read to its end and found whole, but for a clone.
 func (l *Lab) Wake(ctx context.Context, r *checkpoint.Reader, o WakeOptions) ([]*Machine, error) {
 	wk := &wake{ctx: ctx, lab: l, o: o, manifest: r.Manifest()}
 	defer wk.close()

@@ -137,7 +137,7 @@ func (w *waking) unpackImages(r *checkpoint.Reader, section string) error {
 // makeWork makes memory for the images.
 func (w *waking) makeWork() (err error) {
 	if w.work < 0 {
-		w.work, err = newWork()
+		w.work, err = newTmpfs(0, "mode", "700")
 	}
 	return err
 }

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -219,6 +221,8 @@ func (e *enlarger) close() {
 // run answers the events, one by one.
 func (e *enlarger) run() {
 	defer close(e.ended)
+	runtime.LockOSThread() // its time is measured
+	defer runtime.UnlockOSThread()
 	var event unix.FanotifyEventMetadata
 	b := make([]byte, binary.Size(event))
 	for {
@@ -268,27 +272,49 @@ func (l *large) mapped(pid int) bool {
 	return true
 }
 
+// Huge pages are made a few at a time, and no more of them where one takes so much of a
+// processor: to clear it takes a fifth of that. A hypervisor that gives a host its memory
+// when that is first used may take five milliseconds, more than for as many small pages
+// that were used before.
+const (
+	fewHuge   = 4
+	hugeTakes = time.Millisecond
+)
+
 // enlarge has huge pages, of that size, wherever they will be filled. What is around them
 // is mapped as well, which takes a third of the time here.
 func (l *large) enlarge(pid, pidfd int, size uint64) {
-	step := uint64(os.Getpagesize())
-	var want uint64
-	var ranges []unix.RemoteIovec
+	small, slow := uint64(os.Getpagesize()), false
 	for _, r := range l.whole {
-		touch(pid, r, size) // where nothing is mapped there is nothing to be collapsed
-		ranges = append(ranges, unix.RemoteIovec{Base: uintptr(r.start), Len: int(r.end - r.start)})
-		want += r.end - r.start
+		for !slow && !r.empty() {
+			few := r.within(pageRun{r.start, r.start + fewHuge*size})
+			begin := ranFor()
+			touch(pid, few, size) // where nothing is mapped there is nothing to be collapsed
+			if !collapse(pidfd, few) {
+				break // there are none left, or this kernel cannot do it
+			}
+			slow = ranFor()-begin > time.Duration((few.end-few.start)/size)*hugeTakes
+			r.start = few.end
+		}
+		touch(pid, r, small)
 	}
 	for _, r := range l.rest {
-		touch(pid, r, step)
+		touch(pid, r, small)
 	}
-	got, _, err := unix.Syscall6(unix.SYS_PROCESS_MADVISE, uintptr(pidfd), uintptr(unsafe.Pointer(&ranges[0])), uintptr(len(ranges)), unix.MADV_COLLAPSE, 0, 0)
-	if err == 0 && uint64(got) == want {
-		return
-	}
-	for _, r := range l.whole { // there are not so many, or this kernel cannot do it
-		touch(pid, r, step)
-	}
+}
+
+// ranFor is the time of a processor that the calling thread has used.
+func ranFor() time.Duration {
+	var t unix.Timespec
+	unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t)
+	return time.Duration(t.Nano())
+}
+
+// collapse makes huge pages of what is mapped.
+func collapse(pidfd int, r pageRun) bool {
+	at := []unix.RemoteIovec{{Base: uintptr(r.start), Len: int(r.end - r.start)}}
+	n, _, err := unix.Syscall6(unix.SYS_PROCESS_MADVISE, uintptr(pidfd), uintptr(unsafe.Pointer(&at[0])), 1, unix.MADV_COLLAPSE, 0, 0)
+	return err == 0 && uint64(n) == r.end-r.start
 }
 
 // touch has one page at each step of the memory mapped, by writing what is in it.
