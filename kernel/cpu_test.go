@@ -175,3 +175,21 @@ func TestCPUExclusiveNested(t *testing.T) {
 		}
 	}
 }
+
+// On cgroup v1 a quota stands between those of the machines around and inside, and the
+// refusal says so.
+func TestCPUQuotaNestedV1(t *testing.T) {
+	needV1(t)
+	l := newLab(t)
+	m := fork(t, l, &CPU{Quota: 50}, &Children{Max: 2})
+	const why = "is more than the machine around it has, or less than one inside it"
+	contains(t, refused(t, l, m, &CPU{Quota: 400}), "cpu: quota: 400 "+why)
+	inner := forkIn(t, l, m, &Spec{Resources: []Resource{&CPU{Quota: 40}}})
+	for of, quota := range map[*Machine]float64{inner: 60, m: 30} {
+		err := of.Set(&CPU{Quota: quota})
+		if err == nil {
+			t.Fatalf("%s has %v", of.Name(), quota)
+		}
+		contains(t, err.Error(), why)
+	}
+}

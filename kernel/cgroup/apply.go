@@ -453,6 +453,8 @@ func explain(controller string, l Limits, err error) error {
 		return fmt.Errorf("io: device: not a whole disk that the kernel can limit: %w", err)
 	case errors.Is(err, unix.EINVAL) && controller == "cpuset" && l.Exclusive:
 		return fmt.Errorf("cpu: exclusive: CPUs %s are in another cpuset (see %s/cpuset/*/cpuset.cpus): %w", l.CPUs, Root, err)
+	case errors.Is(err, unix.EINVAL) && controller == "cpu" && l.CPUQuota != 0: // on v2 the lesser one counts
+		return fmt.Errorf("cpu: quota: %g is more than the machine around it has, or less than one inside it: %w", l.CPUQuota, err)
 	case errors.Is(err, unix.EINVAL) && controller == "cpuset":
 		return fmt.Errorf("cpu: set: CPUs %s: not there, or another machine has one of them exclusively: %w", l.CPUs, err)
 	}
