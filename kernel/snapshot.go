@@ -73,7 +73,7 @@ var Version = func() string { return "unknown" }
 // SnapshotReport tells how it went.
 type SnapshotReport struct {
 	Info   *checkpoint.Info
-	Frozen time.Duration // how long the machines stood still
+	Frozen time.Duration // from before the first was stopped until the last went on
 	Rounds int           // of pre-copy
 	// Left are those things that a snapshot does not hold, in words.
 	Left []string

@@ -16,7 +16,7 @@
 //	msh                                criu swrk
 //	───                                ─────────
 //	DUMP, options ───────────────────> freeze the tree
-//	Hook(network-lock) <────────────── NOTIFY
+//	Hook(query-ext-files) <─────────── NOTIFY            (nothing written yet)
 //	NOTIFY, success ─────────────────> write the images
 //	Hook(post-dump) <───────────────── NOTIFY            (all still frozen)
 //	NOTIFY, success ─────────────────> end the tree, or let it go on
