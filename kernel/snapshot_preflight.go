@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"msh/kernel/criu"
 )
@@ -46,6 +47,12 @@ func (e *SnapshotError) Hint() string {
 
 // preflight finds out, while all runs, what cannot be saved.
 func (s *snapshot) preflight() error {
+	var find sync.WaitGroup // its first look at a criu starts that
+	var missing error
+	if !s.o.FilesOnly {
+		find.Go(func() { s.criu, missing = criu.Find(s.ctx) })
+	}
+	defer find.Wait()
 	lab := s.all[0].m.labID
 	for _, v := range s.all {
 		if v.m.labID != lab {
@@ -73,9 +80,8 @@ func (s *snapshot) preflight() error {
 	if s.o.FilesOnly {
 		return nil
 	}
-	var err error
-	if s.criu, err = criu.Find(s.ctx); err != nil {
-		return err
+	if find.Wait(); missing != nil {
+		return missing
 	}
 	s.criu.Keep = filepath.Join(s.all[0].m.host.State, ".criu")
 	for _, v := range s.all {
