@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -196,7 +197,7 @@ func TestWakeRefused(t *testing.T) {
 	refused("a kind nobody knows", rewritten(func(m *checkpoint.Manifest) {
 		m.Machines[0].Spec = bytes.Replace(m.Machines[0].Spec, []byte(`"pidspace"`), []byte(`"warpspace"`), 1)
 	}), "warpspace")
-	refused("a newer msh", bytes.Replace(whole, []byte(`"format": 1`), []byte(`"format": 9`), 1), "")
+	refused("a newer msh", bytes.Replace(whole, fmt.Appendf(nil, `"format": %d`, checkpoint.Format), []byte(`"format": 9`), 1), "")
 	w := wakeUp(t, l, file, WakeOptions{})
 	if diff := cmp.Diff(".init\n", readIn(t, w, "/proc/1/comm")); diff != "" {
 		t.Error(diff)

@@ -23,7 +23,7 @@ func forgeCommand(ts *testscript.TestScript, neg bool, args []string) {
 	case "flip":
 		b[len(b)/2] ^= 4
 	case "newer":
-		b = retold(b, `"format": 1`, `"format": 9`)
+		b = retold(b, fmt.Sprintf(`"format": %d`, checkpoint.Format), `"format": 9`)
 	case "name": // of the first machine
 		b = retold(b, `"name": "box"`, `"name": "../"`)
 	case "cpu":

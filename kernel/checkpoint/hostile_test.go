@@ -374,7 +374,7 @@ func TestNewerSaysWhich(t *testing.T) {
 	if !errors.As(err, &newer) || newer.Format != 7 || !strings.Contains(newer.Hint(), "9.1") {
 		t.Errorf("got %v", err)
 	}
-	if want := "the snapshot was made by a newer msh: it has format 7, by msh 9.1; this one reads up to format 1"; err.Error() != want {
+	if want := "the snapshot was made by a newer msh: it has format 7, by msh 9.1; this one reads up to format 2"; err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
 }

@@ -8,8 +8,9 @@ import (
 )
 
 // Format is the version of the file that this package writes, and the newest
-// that it reads.
-const Format = 1
+// that it reads. In 2 the processes of a machine are in the network that criu stands
+// in, which a reader of 1 would take for its host's.
+const Format = 2
 
 // maxManifest is how long a manifest may be, in bytes: one of a lab of a
 // thousand machines has a few MiB.
