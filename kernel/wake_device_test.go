@@ -53,8 +53,8 @@ func TestHibernateDeviceOpen(t *testing.T) {
 	}
 	l := newLab(t)
 	m := fork(t, l, &Root{Source: "/", Write: "overlay"}, space("pidspace"), &Device{Path: path, Access: "r"})
-	started(t, m, "exec 7<"+path+"; echo ready >/count; exec sleep 1000")
-	eventuallyIn(t, m, "/count", "ready")
+	started(t, m, "exec 7<"+path+"; exec sleep 1000")
+	sh(t, m, "until grep -q sleep /proc/[0-9]*/comm; do :; done") // it has executed it
 	_, err := m.Snapshot(t.Context(), filepath.Join(t.TempDir(), "m.msh"), SnapshotOptions{})
 	if err == nil {
 		t.Fatal("saved")
