@@ -312,7 +312,6 @@ func (c *Criu) Restore(ctx context.Context, r *Restore) (int, error) {
 	if work == nil {
 		work = r.Images
 	}
-	defer enlarge(r.Images).close()
 	defer w.killAfter(ctx)()
 	resp, err := c.ask(ctx, w, &rpc.CriuReq{Type: rpc.CriuReqType_RESTORE.Enum(), Opts: o}, work, r.Hook, nil)
 	if err != nil {

@@ -2,9 +2,9 @@ package criu
 
 import (
 	"encoding/binary"
-	"fmt"
 	"os"
-	"slices"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,13 +20,22 @@ import (
 // restored process has hardly more memory than it had. The kernel does not keep that
 // flag. What is not such as criu writes it stays as it is, for criu to complain of.
 func Populate(images *os.File) error {
-	all, err := readMemories(images)
+	dir := reach(images)
+	all, err := filepath.Glob(dir + "/mm-*.img")
 	if err != nil {
 		return err
 	}
-	for _, m := range all {
-		if changed := m.populate(); changed != nil {
-			if err := os.WriteFile(m.file, changed, 0o600); err != nil {
+	for _, path := range all {
+		mm, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		pages, err := os.ReadFile(filepath.Join(dir, "pagemap-"+strings.TrimPrefix(filepath.Base(path), "mm-")))
+		if err != nil {
+			continue // one whose memory is another's
+		}
+		if changed := populate(mm, readPagemap(pages)); changed != nil {
+			if err := os.WriteFile(path, changed, 0o600); err != nil {
 				return err
 			}
 		}
@@ -49,55 +58,33 @@ func nextEntry(b []byte) (entry, rest []byte, ok bool) {
 	return b[4 : 4+n], b[4+n:], true
 }
 
-// soleEntry is that of an image with one.
-func soleEntry(image []byte) (entry []byte, ok bool) {
-	if len(image) < imageHead {
-		return nil, false
-	}
-	entry, rest, ok := nextEntry(image[imageHead:])
-	return entry, ok && len(rest) == 0
-}
-
 // pageRun are pages that there are contents for.
 type pageRun struct{ start, end uint64 }
 
-func (r pageRun) empty() bool { return r.start >= r.end }
-
-// within is what of them is in o.
-func (r pageRun) within(o pageRun) pageRun { return pageRun{max(r.start, o.start), min(r.end, o.end)} }
-
-// readPagemap reads a pagemap-*.img (criu's pagemap.proto): the name of the file with the
-// pages, and which those are; none where it is another thing.
-func readPagemap(b []byte) (file string, runs []pageRun) {
+// readPagemap reads a pagemap-*.img (criu's pagemap.proto); nil where it is another
+// thing.
+func readPagemap(b []byte) (runs []pageRun) {
 	if len(b) < imageHead {
-		return "", nil
+		return nil
 	}
-	head, b, ok := nextEntry(b[imageHead:])
-	if n, ok := numbers(head); ok {
-		file = fmt.Sprintf("pages-%d.img", n[1])
-	}
+	_, b, ok := nextEntry(b[imageHead:]) // the number of the file with the pages
 	for ok && len(b) > 0 {
 		var entry []byte
 		if entry, b, ok = nextEntry(b); !ok {
-			return "", nil
+			return nil
 		}
 		f, ok := numbers(entry)
 		if !ok {
-			return "", nil
+			return nil
 		}
 		const address, pagesUntil42, pages = 1, 2, 5 // numbers of fields
 		n := f[pages]
 		if n == 0 {
 			n = f[pagesUntil42]
 		}
-		r := pageRun{f[address], f[address] + n*uint64(os.Getpagesize())}
-		if last := len(runs) - 1; last >= 0 && runs[last].end == r.start {
-			runs[last].end = r.end // criu writes no more than a pipe holds
-			continue
-		}
-		runs = append(runs, r)
+		runs = append(runs, pageRun{f[address], f[address] + n*uint64(os.Getpagesize())})
 	}
-	return file, runs
+	return runs
 }
 
 // field is one of a message.
@@ -149,12 +136,16 @@ func numbers(b []byte) (map[uint64]uint64, bool) {
 	return all, true
 }
 
-// populate is the image as it is to be; nil where it stays.
-func (m *imaged) populate() []byte {
-	entry, ok := soleEntry(m.mm)
-	if !ok {
+// populate changes a mm-*.img (mm.proto, vma.proto): nil where nothing is changed.
+func populate(image []byte, runs []pageRun) []byte {
+	if len(image) < imageHead {
 		return nil
 	}
+	entry, rest, ok := nextEntry(image[imageHead:])
+	if !ok || len(rest) > 0 {
+		return nil
+	}
+	const mappings = 14 // number of a field
 	var out []byte
 	changed := false
 	for len(entry) > 0 {
@@ -163,8 +154,8 @@ func (m *imaged) populate() []byte {
 			return nil
 		}
 		flags, ok := uint64(0), false
-		if f.number == mmMappings {
-			flags, ok = m.populated(f.bytes)
+		if f.number == mappings {
+			flags, ok = populated(f.bytes, runs)
 		}
 		if !ok {
 			out = append(out, f.whole...)
@@ -172,29 +163,23 @@ func (m *imaged) populate() []byte {
 		}
 		// Of a field that is there twice the last one counts.
 		again := binary.AppendUvarint([]byte{vmaFlags << 3}, flags)
-		out = binary.AppendUvarint(append(out, mmMappings<<3|2), uint64(len(f.bytes)+len(again)))
+		out = binary.AppendUvarint(append(out, mappings<<3|2), uint64(len(f.bytes)+len(again)))
 		out = append(append(out, f.bytes...), again...)
 		changed = true
 	}
 	if !changed {
 		return nil
 	}
-	head := binary.LittleEndian.AppendUint32(m.mm[:imageHead:imageHead], uint32(len(out)))
+	head := binary.LittleEndian.AppendUint32(image[:imageHead:imageHead], uint32(len(out)))
 	return append(head, out...)
 }
 
-// Numbers of mm.proto's fields, and of vma.proto's.
-const (
-	mmMappings = 14
-	mmNoHuge   = 17
-)
+// Numbers of vma.proto's fields.
 const (
 	vmaStart  = 1
 	vmaEnd    = 2
-	vmaProt   = 5
 	vmaFlags  = 6
 	vmaStatus = 7
-	vmaAdvice = 9 // one bit for each, madvise(2)
 )
 
 // Of a mapping's status, criu's include/vma.h.
@@ -204,28 +189,18 @@ const (
 	vmaAnonymous = 1 << 9
 )
 
-// ownMemory tells whether a mapping is of memory, and private, and nothing else is to be
-// known of it.
-func ownMemory(vma map[uint64]uint64) bool {
-	return vma[vmaFlags]&^unix.MAP_NORESERVE == unix.MAP_PRIVATE|unix.MAP_ANONYMOUS && vma[vmaStatus]&^vmaHeap == vmaRegular|vmaAnonymous
-}
-
-// populated are the flags of a mapping that is to be populated. One with huge pages is
-// not: its pages come to it otherwise.
-func (m *imaged) populated(vma []byte) (flags uint64, ok bool) {
+// populated are the flags of a mapping that is to be populated.
+func populated(vma []byte, runs []pageRun) (flags uint64, ok bool) {
 	f, ok := numbers(vma)
-	if !ok || !ownMemory(f) {
+	if !ok || f[vmaFlags]&^unix.MAP_NORESERVE != unix.MAP_PRIVATE|unix.MAP_ANONYMOUS || f[vmaStatus]&^vmaHeap != vmaRegular|vmaAnonymous {
 		return 0, false
 	}
-	at := pageRun{f[vmaStart], f[vmaEnd]}
-	if at.empty() || slices.ContainsFunc(m.large, func(l large) bool { return l.start == at.start }) {
-		return 0, false
-	}
+	start, end := f[vmaStart], f[vmaEnd]
 	var used uint64
-	for _, r := range m.runs {
-		if r = r.within(at); !r.empty() {
-			used += r.end - r.start
+	for _, r := range runs {
+		if from, to := max(r.start, start), min(r.end, end); from < to {
+			used += to - from
 		}
 	}
-	return f[vmaFlags] | unix.MAP_POPULATE, used >= (at.end-at.start)/8*7
+	return f[vmaFlags] | unix.MAP_POPULATE, end > start && used >= (end-start)/8*7
 }

@@ -20,10 +20,10 @@ import hashlib, mmap, os, time
 MiB = 1 << 20
 def private(size):
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-full = private(MiB) # too small for a huge page
+full = private(8 * MiB)
 full.madvise(mmap.MADV_DONTFORK) # or the two would be one mapping
 sparse = private(64 * MiB)
-full[:] = os.urandom(MiB)
+full[:] = os.urandom(MiB) * 8
 for i in range(64):
     sparse[i * MiB] = 1
 digest = hashlib.sha256(full).hexdigest()
@@ -53,7 +53,7 @@ while True:
 	}
 	pid := restore(t, c, restoreOf(t, d, map[string]string{"/map.py": "", "/tmp/ok": ""}))
 	eventually(t, pid, "/tmp/ok", "ok True")
-	if kib := ofMapping(t, pid, 64<<10, "Rss:"); kib > 1024 {
+	if kib := residentIn(t, pid, 64<<10); kib > 1024 {
 		t.Errorf("the sparse mapping has %d KiB now, of which 256 are used", kib)
 	}
 }
@@ -72,9 +72,9 @@ func mmImages(t *testing.T, dir *os.File) map[string][]byte {
 	return all
 }
 
-// ofMapping is what proc_pid_smaps(5) tells of a mapping of that size, in KiB, in a
-// process of the tree whose root is pid.
-func ofMapping(t *testing.T, pid, size int, what string) (kib int) {
+// residentIn tells how many KiB of a mapping of that size are there, in a process of
+// the tree whose root is pid.
+func residentIn(t *testing.T, pid, size int) (kib int) {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err != nil {
@@ -91,7 +91,7 @@ func ofMapping(t *testing.T, pid, size int, what string) (kib int) {
 			switch f[0] {
 			case "Size:":
 				found = f[1] == fmt.Sprint(size)
-			case what:
+			case "Rss:":
 				if found {
 					fmt.Sscan(f[1], &kib)
 					return kib
