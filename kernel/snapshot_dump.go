@@ -80,18 +80,6 @@ func (v *saving) dump() error {
 	return v.tryDump(d)
 }
 
-// newWork makes memory for criu's images. Those that are read as they are, by another
-// criu, lie in large pages, where this kernel has such and a file is as long as they.
-func (v *saving) newWork() (int, error) {
-	if v.o.pass != nil {
-		fd, err := newTmpfs(0, "mode", "700", "huge", "within_size")
-		if !errors.Is(err, unix.EINVAL) { // CONFIG_TRANSPARENT_HUGEPAGE
-			return fd, err
-		}
-	}
-	return newTmpfs(0, "mode", "700")
-}
-
 // startCriu starts it for each machine: that takes as long as what is done until it is
 // needed.
 func (s *snapshot) startCriu() error {
@@ -161,7 +149,7 @@ func (v *saving) preDump(round int) (*criu.Stats, error) {
 // name for its images, in memory.
 func (v *saving) request(name string) (*criu.Dump, error) {
 	if v.work < 0 {
-		fd, err := v.newWork()
+		fd, err := newTmpfs(0, "mode", "700")
 		if err != nil {
 			return nil, err
 		}
