@@ -110,6 +110,11 @@ func (t *Txn) open(b *birth) error {
 			return err
 		}
 	}
+	if p.emptyAhead() {
+		if b.files[emptyFD], err = t.makeEmpty(); err != nil {
+			return err
+		}
+	}
 	if p.devAhead() {
 		if b.files[devFD], b.image, err = t.makeDev(); err != nil {
 			return err

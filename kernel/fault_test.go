@@ -67,6 +67,12 @@ func testFaults(t *testing.T) {
 		l := labOn(t, h, "")
 		faults(t, h, l, l.Host(), rs)
 	})
+	// What msh makes for the child: the network, /dev, the empty file.
+	t.Run("ahead", func(t *testing.T) {
+		h := newHost(t)
+		l := labOn(t, h, "")
+		faults(t, h, l, l.Host(), []Resource{space("netspace"), overlay(), space("pidspace"), &Security{Level: 2}})
+	})
 	t.Run("nested", func(t *testing.T) {
 		h := newHost(t)
 		l := labOn(t, h, "")

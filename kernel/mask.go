@@ -1,8 +1,10 @@
 package kernel
 
 import (
+	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -37,13 +39,17 @@ var present = sync.OnceValue(func() map[string]bool {
 	return all
 })
 
-// mask hides them. Nothing here is found by a path that somebody else could have laid
-// a link in: the two file systems are known by the descriptors that they were mounted
-// by, or found without following links; below them nobody makes names; and what is put
-// over a name is an empty file, or an empty directory, of a file system that this very
-// program has made, not whatever lies at the machine's /dev/null (CVE-2025-31133).
-// A mount goes to a descriptor, never to a path (CVE-2025-52565, CVE-2025-52881).
-func (s *Steps) mask() {
+// mask hides them. empty is the file system with the empty file, nil where it is yet to be
+// made.
+//
+// Nothing here is found by a path that somebody else could have laid a link in: the two
+// file systems are known by the descriptors that they were mounted by, or found without
+// following links; below them nobody makes names; and what is put over a name is an empty
+// file, or an empty directory, of a file system of msh's own, not whatever lies at the
+// machine's /dev/null (CVE-2025-31133). A mount goes to a descriptor, or to a name right
+// below that of the file system, which is not followed where it is a link; never to a path
+// (CVE-2025-52565, CVE-2025-52881).
+func (s *Steps) mask(empty any) {
 	proc, sys := s.proc, s.sys
 	if proc == nil {
 		proc = s.place("/proc")
@@ -51,10 +57,12 @@ func (s *Steps) mask() {
 	if sys == nil {
 		sys = s.place("/sys")
 	}
-	empty := s.detached("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, "size", "4k", "mode", "555")
-	s.Call("make an empty file in it", 0, unix.SYS_MKNODAT, empty, emptyFile, unix.S_IFREG|0o444, 0)
-	s.setAttr("make it read-only", empty, unix.MOUNT_ATTR_RDONLY, false)
-	s.moveMountAt("mask "+masksAt+" with it", empty, s.below(masksAt, proc, sys))
+	if empty == nil {
+		empty = s.detached("tmpfs", pseudoAttr, emptyOptions...)
+		s.Call("make an empty file in it", 0, unix.SYS_MKNODAT, empty, emptyFile, unix.S_IFREG|0o444, 0)
+		s.setAttr("make it read-only", empty, unix.MOUNT_ATTR_RDONLY, false)
+	}
+	s.below(masksAt, proc, sys).cover("mask "+masksAt+" with the empty one", empty)
 	for _, path := range maskedDirs {
 		s.maskOne(path, "", empty, proc, sys)
 	}
@@ -64,12 +72,41 @@ func (s *Steps) mask() {
 	for _, path := range readOnly {
 		if present()[path] {
 			at := s.below(path, proc, sys)
-			tree := s.Call("copy "+path, 0, unix.SYS_OPEN_TREE, at, "", treeClone|atEmptyPath|unix.AT_RECURSIVE)
+			tree := s.Call("copy "+path, 0, unix.SYS_OPEN_TREE, at.dir, at.name, treeClone|atEmptyPath|unix.AT_RECURSIVE|unix.AT_SYMLINK_NOFOLLOW)
 			s.setAttr("make it read-only", tree, unix.MOUNT_ATTR_RDONLY, true)
-			s.moveMountAt("put it over "+path, tree, at)
+			at.cover("put it over "+path, tree)
 		}
 	}
 	s.setAttr("make /sys read-only", sys, unix.MOUNT_ATTR_RDONLY, true)
+}
+
+// emptyOptions are those of the file system with the empty file.
+var emptyOptions = []string{"size", "4k", "mode", "555"}
+
+// emptyAhead tells whether msh makes that, while it waits for the machine's network.
+func (p *Plan) emptyAhead() bool {
+	return p.masks() && p.IDs == nil && !p.Under.User && !p.relayed()
+}
+
+func (t *Txn) makeEmpty() (int, error) {
+	if err := t.step("make an empty file"); err != nil {
+		return -1, err
+	}
+	fd, err := t.own(newTmpfs(pseudoAttr, emptyOptions...))
+	if err != nil {
+		return -1, err
+	}
+	err = unix.Mknodat(fd, emptyFile, unix.S_IFREG|0o444, 0)
+	if err == nil {
+		err = unix.Fchmodat(fd, emptyFile, 0o444, 0) // whatever msh's umask
+	}
+	if err == nil {
+		err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	}
+	if err != nil {
+		return -1, fmt.Errorf("make an empty file: %w", err)
+	}
+	return fd, nil
 }
 
 func (s *Steps) maskOne(path, with string, empty, proc, sys any) {
@@ -78,7 +115,7 @@ func (s *Steps) maskOne(path, with string, empty, proc, sys any) {
 	}
 	at := s.below(path, proc, sys)
 	tree := s.Call("copy the empty one", 0, unix.SYS_OPEN_TREE, empty, with, treeClone|atEmptyPath)
-	s.moveMountAt("mask "+path+" with it", tree, at)
+	at.cover("mask "+path+" with it", tree)
 }
 
 // place opens a directory of the root's without following links.
@@ -86,13 +123,28 @@ func (s *Steps) place(path string) stage0.Ref {
 	return s.Call("find "+path, 0, unix.SYS_OPENAT2, stage0.AtCwd, path, howToOpen(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, unix.RESOLVE_NO_SYMLINKS), howSize)
 }
 
-// below opens what is to be covered, from the file system that it is in.
-func (s *Steps) below(path string, proc, sys any) stage0.Ref {
+// spot is what is to be covered: a name in a directory, or the directory where it is "".
+type spot struct {
+	steps *Steps
+	dir   any
+	name  string
+}
+
+// below finds it in the file system that it is in.
+func (s *Steps) below(path string, proc, sys any) spot {
 	from, name := proc, path[len("/proc/"):]
 	if path[:len("/sys/")] == "/sys/" {
 		from, name = sys, path[len("/sys/"):]
 	}
-	return s.Call("find "+path, 0, unix.SYS_OPENAT2, from, name, howToOpen(unix.O_PATH|unix.O_CLOEXEC, unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_BENEATH), howSize)
+	if !strings.Contains(name, "/") {
+		return spot{s, from, name}
+	}
+	const resolve = unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_BENEATH
+	return spot{s, s.Call("find "+path, 0, unix.SYS_OPENAT2, from, name, howToOpen(unix.O_PATH|unix.O_CLOEXEC, resolve), howSize), ""}
+}
+
+func (at spot) cover(words string, tree any) {
+	at.steps.Call(words, 0, unix.SYS_MOVE_MOUNT, tree, "", at.dir, at.name, moveFromHandle|unix.MOVE_MOUNT_T_EMPTY_PATH)
 }
 
 // masks tells whether the machine's /proc and /sys are to be masked: where the level

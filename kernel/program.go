@@ -22,6 +22,7 @@ const (
 	procFD   stage0.FD = "proc"   // the host's /proc, for who writes id maps
 	netFD    stage0.FD = "net"    // the machine's network, where msh has made it
 	devFD    stage0.FD = "dev"    // the file system of the machine's /dev, where msh has made it
+	emptyFD  stage0.FD = "empty"  // the file system with the empty file, where msh has made it
 	imageFD  stage0.FD = "stage0" // stage0's own ELF, to go on as the minimal init
 )
 
@@ -81,7 +82,11 @@ func (p *Plan) write(state string) error {
 		return err
 	}
 	if p.masks() {
-		s.mask()
+		var empty any
+		if p.emptyAhead() {
+			empty = emptyFD
+		}
+		s.mask(empty)
 	}
 	if p.knowsNames() {
 		s.mountHosts()

@@ -304,7 +304,7 @@ func (s *Security) set(m *Machine) error {
 		if !m.Spec().ownsTable() {
 			return &ParamError{Kind: "security", Param: "level", Got: fmt.Sprint(s.Level), Want: "a machine with a mount table of its own: what is masked in /proc is so for the machine alone", Mend: "make it with security(level=2), or with mountspace()"}
 		}
-		if err := m.perform(func(s *Steps) { s.mask() }); err != nil {
+		if err := m.perform(func(s *Steps) { s.mask(nil) }); err != nil {
 			return err
 		}
 	}

@@ -166,7 +166,7 @@ func (s *Steps) showUname() {
 	}
 	for _, i := range unameFilesHere() {
 		path := unameFiles[i].path
-		s.moveMountAt("have it tell what uname does", unameTree(i), s.below(path, proc, nil))
+		s.below(path, proc, nil).cover("have it tell what uname does", unameTree(i))
 	}
 }
 
