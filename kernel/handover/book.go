@@ -58,19 +58,26 @@ func checkToken(token string) error {
 	return nil
 }
 
+// create has a file made in the directory, which another's end removes where it is empty.
+func (b *Book) create(file func() (*os.File, error)) (*os.File, error) {
+	for {
+		if err := os.MkdirAll(b.Dir, 0o700); err != nil {
+			return nil, err
+		}
+		if f, err := file(); !errors.Is(err, fs.ErrNotExist) {
+			return f, err
+		}
+	}
+}
+
 // Begin takes a new token in hand.
 func (b *Book) Begin(token string) (*Entry, error) {
 	if err := checkToken(token); err != nil {
 		return nil, err
 	}
-	var lock *os.File
-	err := fs.ErrNotExist
-	for errors.Is(err, fs.ErrNotExist) { // another's end removes the directory
-		if err := os.MkdirAll(b.Dir, 0o700); err != nil {
-			return nil, err
-		}
-		lock, err = os.OpenFile(b.path(token)+".lock", os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	}
+	lock, err := b.create(func() (*os.File, error) {
+		return os.OpenFile(b.path(token)+".lock", os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("token %s: it was used before: %w", token, err)
 	}
@@ -163,7 +170,7 @@ func (b *Book) write(token string, d decision) (path string, err error) {
 	if err != nil {
 		return "", err
 	}
-	f, err := os.CreateTemp(b.Dir, token+".*.new")
+	f, err := b.create(func() (*os.File, error) { return os.CreateTemp(b.Dir, token+".*.new") })
 	if err != nil {
 		return "", err
 	}
@@ -188,9 +195,6 @@ func (b *Book) read(token string) (d decision, err error) {
 // died on the way, clear ends what it has left.
 func (b *Book) Ask(ctx context.Context, token string, clear func(Running) error) (*State, error) {
 	if err := checkToken(token); err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(b.Dir, 0o700); err != nil {
 		return nil, err
 	}
 	if _, err := b.decide(token, decision{Fate: not}); err != nil {

@@ -123,14 +123,16 @@ func (l Line) greet(mine Hello) (*frames, *Hello, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := io.WriteString(l.Out, magic); err != nil {
-		return nil, nil, broken(err)
+	if _, err = io.WriteString(l.Out, magic); err != nil {
+		err = broken(err)
+	} else {
+		err = f.write(kindHello, text)
 	}
-	if err := f.write(kindHello, text); err != nil {
-		return nil, nil, err
-	}
+	// What is no msh may have ended by now: what it wrote tells more than that.
 	watch := time.AfterFunc(max(silence, greeting), l.Close)
-	err = findMagic(in)
+	if noise := findMagic(in); noise != nil {
+		err = noise
+	}
 	watch.Stop()
 	if err != nil {
 		return nil, nil, err
