@@ -80,6 +80,11 @@ func (v *saving) dump() error {
 	return v.tryDump(d)
 }
 
+// keepFacts says where what a criu finds out of the kernel is kept.
+func (h *Host) keepFacts(c *criu.Criu) {
+	c.Keep, c.Boot = filepath.Join(h.State, ".criu"), bootID()
+}
+
 // startCriu starts it for each machine: that takes as long as what is done until it is
 // needed.
 func (s *snapshot) startCriu() error {

@@ -83,7 +83,7 @@ func (s *snapshot) preflight() error {
 	if find.Wait(); missing != nil {
 		return missing
 	}
-	s.criu.Keep = filepath.Join(s.all[0].m.host.State, ".criu")
+	s.all[0].m.host.keepFacts(s.criu)
 	for _, v := range s.all {
 		all, err := v.m.group.Pids()
 		if err == nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -113,7 +112,7 @@ func (wk *wake) check() error {
 	if wk.criu, err = criu.Find(wk.ctx); err != nil {
 		return err
 	}
-	wk.criu.Keep = filepath.Join(wk.lab.host.State, ".criu")
+	wk.lab.host.keepFacts(wk.criu)
 	if len(wk.all) > 1 {
 		// Its first look at the kernel makes things that two of them would make at once.
 		_, err = wk.criu.Features(wk.ctx)

@@ -45,8 +45,9 @@ type Criu struct {
 	Version Version
 	// Keep is a file in which what criu has found out about the running kernel
 	// may be kept from one call to the next, where /run is no tmpfs for criu to
-	// keep it itself. That of another boot is passed over. "" keeps it in memory.
-	Keep string
+	// keep it itself; "" keeps it in memory. Boot names this boot: what was found out
+	// in another is passed over, as a /run on a disk outlives the kernel.
+	Keep, Boot string
 }
 
 // ErrMissing says that there is no criu, or none that is new enough.

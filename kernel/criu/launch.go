@@ -220,7 +220,7 @@ func (c *Criu) recall() []byte {
 	}
 	b, err := os.ReadFile(c.Keep)
 	boot, known, ok := bytes.Cut(b, []byte("\n"))
-	if err != nil || !ok || len(known) == 0 || string(boot) != bootID() {
+	if err != nil || !ok || len(known) == 0 || string(boot) != c.Boot {
 		return nil
 	}
 	facts.Store(c.Path, known)
@@ -246,13 +246,6 @@ func (c *Criu) know(ctx context.Context) error {
 
 // knowing is held while one finds out, so that the others need not.
 var knowing sync.Mutex
-
-// bootID stands in front of what is kept: a /run that is on a disk may outlive the boot,
-// and with it the kernel.
-func bootID() string {
-	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(b))
-}
 
 // ownRun gives criu a /run that is a tmpfs, with what was found out before: it
 // keeps that on a tmpfs only, and takes 35 ms to find it out again. Where the
@@ -291,7 +284,7 @@ func (c *Criu) learn(w *worker) {
 		return
 	}
 	facts.Store(c.Path, b)
-	if c.Keep != "" && os.WriteFile(c.Keep+".new", append([]byte(bootID()+"\n"), b...), 0o600) == nil {
+	if c.Keep != "" && os.WriteFile(c.Keep+".new", append([]byte(c.Boot+"\n"), b...), 0o600) == nil {
 		os.Rename(c.Keep+".new", c.Keep)
 	}
 }

@@ -18,7 +18,10 @@ import (
 	"msh/kernel"
 )
 
-const insideEnv = "MSH_TEST_INSIDE" // this is the process that runs the tests
+const (
+	insideEnv  = "MSH_TEST_INSIDE"  // this is the process that runs the tests
+	outsideEnv = "MSH_TEST_OUTSIDE" // where it finds what is outside of the machines
+)
 
 // secret is a word in the environment of the process that runs the tests, and so in
 // that of the msh that these tests are.
@@ -104,9 +107,14 @@ func dirty() (int, error) {
 	}
 	tty := os.NewFile(slave, "tty")
 	defer tty.Close()
+	dir, err := os.MkdirTemp("", "msh-escape-*")
+	if err != nil {
+		return 0, err
+	}
+	defer os.Remove(dir)
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), insideEnv+"="+fmt.Sprint(os.Getpid()), secret+"="+secret)
+	cmd.Env = append(os.Environ(), insideEnv+"="+fmt.Sprint(os.Getpid()), outsideEnv+"="+dir, secret+"="+secret)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{tty}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL, Setsid: true, Setctty: true, Ctty: 3}
@@ -142,11 +150,8 @@ func settleIn() (*Target, error) {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "msh-escape-*")
-	if err != nil {
-		return nil, err
-	}
-	// The directory stays: it is where the machines find nothing.
+	// In this mount table alone: below it the machines find nothing.
+	dir := os.Getenv(outsideEnv)
 	if err := unix.Mount("outside", dir, "tmpfs", 0, "size=1m,mode=755"); err != nil {
 		return nil, fmt.Errorf("mount tmpfs: %w", err)
 	}
