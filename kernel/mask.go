@@ -84,9 +84,7 @@ func (s *Steps) mask(empty any) {
 var emptyOptions = []string{"size", "4k", "mode", "555"}
 
 // emptyAhead tells whether msh makes that, while it waits for the machine's network.
-func (p *Plan) emptyAhead() bool {
-	return p.masks() && p.IDs == nil && !p.Under.User && !p.relayed()
-}
+func (p *Plan) emptyAhead() bool { return p.masks() && p.plain() }
 
 func (t *Txn) makeEmpty() (int, error) {
 	if err := t.step("make an empty file"); err != nil {

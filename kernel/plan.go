@@ -135,6 +135,9 @@ func (p *Plan) each(f func(Resource) error) error {
 // the machine's init. Otherwise msh's own clone makes it.
 func (p *Plan) relayed() bool { return p.Under.Space != 0 || p.Clocks != nil }
 
+// plain tells whether msh's own clone makes the init, and with msh's own ids.
+func (p *Plan) plain() bool { return p.IDs == nil && !p.Under.User && !p.relayed() }
+
 // Space is every namespace of the machine that is not the host's.
 func (p *Plan) Space() uintptr {
 	s := p.Under.Space | p.Flags | p.Unmade

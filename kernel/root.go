@@ -338,7 +338,7 @@ var devOptions = []string{"size", "1m", "nr_inodes", "2048", "mode", "755"}
 // once more, which is no small part of what a machine takes. Not where it changes its
 // user, whose file that is not; nor where a profile may refuse what is left to be called.
 func (p *Plan) devAhead() bool {
-	return p.Spec.Init == nil && p.Spec.Has("root") && p.IDs == nil && !p.Under.User && !p.relayed() && (p.Confined == nil || len(p.Confined.Profiles) == 0)
+	return p.Spec.Init == nil && p.Spec.Has("root") && p.plain() && (p.Confined == nil || len(p.Confined.Profiles) == 0)
 }
 
 // makeDev makes it, as /dev is mounted and nowhere yet, and opens the init in it.
