@@ -262,10 +262,8 @@ func (s *snapshot) writeFiles() error {
 		if err := s.step("write its files"); err != nil {
 			return err
 		}
-		if v.upper >= 0 {
-			if err := s.w.Upper(s.ctx, v.m.Name(), v.upper); err != nil {
-				return err
-			}
+		if err := v.writeUpper(); err != nil {
+			return err
 		}
 		if err := v.writeTmpfs(); err != nil {
 			return err
@@ -275,6 +273,24 @@ func (s *snapshot) writeFiles() error {
 		}
 	}
 	return nil
+}
+
+// writeUpper writes the upper layer, as it is without what criu makes in it.
+func (v *saving) writeUpper() error {
+	if v.upper < 0 {
+		return nil
+	}
+	mounts, err := v.m.mounts()
+	if err != nil {
+		return err
+	}
+	if binds(mounts, v.state.Mounts) {
+		<-v.reached
+		if err := v.failed(); err != nil {
+			return err
+		}
+	}
+	return v.w.Upper(v.ctx, v.m.Name(), v.upper)
 }
 
 // finish writes the rest of what criu has put into memory, and commits.

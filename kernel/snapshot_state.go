@@ -232,11 +232,10 @@ func (v *saving) look() error {
 
 // savedMounts are the places where something of the host's is mounted.
 func (m *Machine) savedMounts() ([]savedMount, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", m.pid))
+	lines, err := m.mounts()
 	if err != nil {
-		return nil, fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
+		return nil, err
 	}
-	lines := mountLines(string(b))
 	at := map[string]bool{}
 	for _, l := range lines {
 		at[l.path] = true
@@ -285,6 +284,15 @@ func (m *Machine) savedMounts() ([]savedMount, error) {
 		}
 	}
 	return all, nil
+}
+
+// mounts is its mount table.
+func (m *Machine) mounts() ([]mountLine, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", m.pid))
+	if err != nil {
+		return nil, fmt.Errorf("machine %s: %w", m.Name(), ErrDead)
+	}
+	return mountLines(string(b)), nil
 }
 
 // resolve follows the links in a path of the machine's.

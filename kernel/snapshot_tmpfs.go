@@ -28,6 +28,20 @@ var ownTmpfs = []tmpfsMount{
 	{checkpoint.SectionTree + "shm", "/dev/shm", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, "rw,nosuid,nodev,relatime"},
 }
 
+// looksInto are file systems whose contents criu looks at where they are its to save.
+var looksInto = []string{"tmpfs", "devtmpfs", "mqueue", "fusectl", "pstore"}
+
+// binds tells whether criu binds one of the machine's mounts to a new directory in its
+// /tmp for a moment, or in its root: in that way it sees what lies below what is mounted
+// in it. saved are not criu's.
+func binds(mounts []mountLine, saved []savedMount) bool {
+	return slices.ContainsFunc(mounts, func(l mountLine) bool {
+		return slices.Contains(looksInto, l.fstype) &&
+			!slices.ContainsFunc(saved, func(s savedMount) bool { return s.Path == l.path }) &&
+			slices.ContainsFunc(mounts, func(in mountLine) bool { return strings.HasPrefix(in.path, l.path+"/") })
+	})
+}
+
 // tmpfsOptions are those that a tmpfs is made with again. The others of which a line
 // of mountinfo tells are the kernel's own.
 var tmpfsOptions = []string{"size", "nr_inodes", "mode", "uid", "gid", "source"}

@@ -132,7 +132,7 @@ func TestCrashMigrate(t *testing.T) {
 		c.move(there, "killed at frame "+at, 0, 0, at, &moved, &asked)
 	}
 	t.Logf("moved %d times, asked %d times", moved, asked)
-	if moved < 3 || asked < 3 {
+	if moved < 3 || asked < 2 { // the two cuts at G are sure to be in doubt
 		t.Error("that is too few")
 	}
 }
