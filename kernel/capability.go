@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"msh/kernel/rawfile"
+	"msh/kernel/stage0"
 )
 
 // capabilities are the names of capabilities(7), at the places of their numbers.
@@ -100,11 +101,8 @@ var ownCaps = sync.OnceValues(func() (capSet, error) {
 // bound takes capabilities out of the bounding set: no program that is executed
 // from now on gets them. That takes CAP_SETPCAP, so it comes before a change of user.
 func (s *Steps) bound(kept capSet) {
-	words := "bound capabilities to " + kept.String()
-	for i := range knownCaps() {
-		if kept>>i&1 == 0 {
-			s.Call(words, 0, unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, i, 0, 0, 0)
-		}
+	if gone := (1<<knownCaps() - 1) &^ stage0.Bits(kept); gone != 0 {
+		s.Call("bound capabilities to "+kept.String(), 0, unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, gone, 0, 0, 0)
 	}
 }
 

@@ -25,7 +25,7 @@
 //
 // # How a machine is born
 //
-// msh never runs inside a machine. It starts stage0, a program of half a KiB,
+// msh never runs inside a machine. It starts stage0, a program of less than a KiB,
 // with a list of system calls in a memory file that both have mapped; msh reads
 // from it which step failed and why.
 //

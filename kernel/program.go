@@ -32,6 +32,7 @@ const (
 	closeOnExec    = 1 << 2 // CLOSE_RANGE_CLOEXEC
 	joinSession    = 1      // KEYCTL_JOIN_SESSION_KEYRING
 	everySignal    = ^uint64(0)
+	uncatchable    = 1<<(unix.SIGKILL-1) | 1<<(unix.SIGSTOP-1)
 	sigsetSize     = 8
 	lastSignal     = 64
 	moveFromHandle = unix.MOVE_MOUNT_F_EMPTY_PATH
@@ -264,24 +265,16 @@ var keyrings = sync.OnceValue(func() bool {
 // and the line to msh, which exec is to close.
 func (s *Steps) clean() {
 	s.Call("umask 022", 0, unix.SYS_UMASK, 0o022)
-	spare := defaultActions()
+	// What is ignored stays so across execve(2), and a shell makes what it starts in the
+	// background ignore some.
+	spare := []stage0.Step{{Words: "default action for every signal", Nr: unix.SYS_RT_SIGACTION, Args: []any{stage0.Signals(everySignal &^ uncatchable), stage0.Zeros, 0, sigsetSize}}}
 	if g := s.Plan.Group; g != nil && g.Path != "" && s.Plan.Space()&unix.CLONE_NEWUSER == 0 { // else that has been done
-		spare = append(spare[:len(spare):len(spare)], leaveGroups()...)
+		spare = append(spare, leaveGroups()...)
 	}
 	s.Spare(spare...)
 	s.Call("close the line to msh on exec", 0, unix.SYS_CLOSE_RANGE, stage0.BlobFD, syncNumber, closeOnExec)
 	s.Call("close all else", 0, unix.SYS_CLOSE_RANGE, syncNumber+1, uint64(^uint32(0)), 0)
 }
-
-// defaultActions are the steps that undo the ignoring of signals: it stays across
-// execve(2), and a shell makes what it starts in the background ignore some.
-var defaultActions = sync.OnceValue(func() []stage0.Step {
-	var steps []stage0.Step
-	for _, sig := range catchable {
-		steps = append(steps, stage0.Step{Words: "default action for every signal", Nr: unix.SYS_RT_SIGACTION, Args: []any{int(sig), stage0.Zeros, 0, sigsetSize}})
-	}
-	return steps
-})
 
 // catchable are the signals that have an action to set.
 var catchable = func() (sigs [lastSignal - 2]unix.Signal) {

@@ -22,6 +22,8 @@ const (
 	Positive
 	fork
 	become
+	bits
+	signals
 )
 
 // AtCwd is the directory descriptor that stands for the working directory.
@@ -40,6 +42,11 @@ type (
 	// Words is a pointer to words of 8 bytes, each laid out as an argument is; a
 	// Ref cannot be among them.
 	Words []any
+	// Bits is argument 1 of a step that is performed for each bit that is set, with its
+	// number there, counted from 0. The result is the last one's.
+	Bits uint64
+	// Signals is argument 0 of such a step, counted from 1 as in a sigset_t.
+	Signals uint64
 	// Tail is a pointer into a step's own record, which ends in its arguments and
 	// then its result: to the argument From. What the system call of that step does
 	// not take makes, with the result, a struct for one that comes later.
@@ -66,8 +73,8 @@ type Program struct {
 	spare [][2]int // from and to of those that may be passed over
 }
 
-// New returns an empty program.
-func New() *Program { return &Program{} }
+// New returns an empty program, with room for a machine's.
+func New() *Program { return &Program{steps: make([]Step, 0, 160)} }
 
 // Call appends a step and returns the reference to its result.
 func (p *Program) Call(words string, flags Flags, nr int, args ...any) Ref {
@@ -195,6 +202,16 @@ func (l *assembly) argument(s *Step, i, j int, a any) (uint64, error) {
 		return a, nil
 	case uintptr:
 		return uint64(a), nil
+	case Bits:
+		if a == 0 || j != 1 {
+			return 0, fmt.Errorf("stage0: %s: argument %d: bits %#x, want some, as argument 1", s.Words, j, a)
+		}
+		return uint64(a), nil
+	case Signals:
+		if a == 0 || j != 0 {
+			return 0, fmt.Errorf("stage0: %s: argument %d: signals %#x, want some, as argument 0", s.Words, j, a)
+		}
+		return uint64(a), nil
 	case Ref:
 		if a < 0 || int(a) >= i {
 			return 0, fmt.Errorf("stage0: %s: argument %d: step %d is not before step %d", s.Words, j, a, i)
@@ -266,8 +283,13 @@ func (p *Program) Assemble(number map[FD]int) ([]byte, error) {
 			if err != nil {
 				return nil, err
 			}
-			if _, ok := a.(Ref); ok {
+			switch a.(type) {
+			case Ref:
 				flags |= 1 << (8 + j)
+			case Bits:
+				flags |= uint32(bits)
+			case Signals:
+				flags |= uint32(signals)
 			}
 			args[j] = v
 		}

@@ -39,6 +39,11 @@ func TestAssembleErrors(t *testing.T) {
 		{"tail", func(p *Program) { p.Call("x", 0, 1); p.Call("x", 0, 1, Tail{0, 5}) }, ""},
 		{"tail of itself", func(p *Program) { p.Call("x", 0, 1, Tail{0, 5}) }, "no argument 5 of a step 0 before step 0"},
 		{"tail of no argument", func(p *Program) { p.Call("x", 0, 1); p.Call("x", 0, 1, Tail{0, 6}) }, "no argument 6 of a step 0"},
+		{"bits", func(p *Program) { p.Call("x", 0, 1, 0, Bits(1)); p.Call("x", 0, 1, Signals(1)) }, ""},
+		{"no bits", func(p *Program) { p.Call("x", 0, 1, 0, Bits(0)) }, "argument 1: bits 0x0, want some, as argument 1"},
+		{"bits elsewhere", func(p *Program) { p.Call("x", 0, 1, Bits(1)) }, "argument 0: bits 0x1, want some, as argument 1"},
+		{"no signals", func(p *Program) { p.Call("x", 0, 1, Signals(0)) }, "argument 0: signals 0x0, want some, as argument 0"},
+		{"signals elsewhere", func(p *Program) { p.Call("x", 0, 1, 0, Signals(1)) }, "argument 1: signals 0x1, want some, as argument 0"},
 		{"255 over", func(p *Program) { p.Fork("x", 0, 0, func(p *Program, _ Ref) { many(p, 255) }) }, ""},
 		{"256 over", func(p *Program) { p.Fork("x", 0, 0, func(p *Program, _ Ref) { many(p, 256) }) }, "256 steps to pass over"},
 	}

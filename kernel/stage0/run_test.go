@@ -52,6 +52,7 @@ var arm64 = map[int]int{
 	unix.SYS_EXECVE:          221,
 	unix.SYS_EXIT_GROUP:      94,
 	unix.SYS_GETPID:          172,
+	unix.SYS_KILL:            129,
 	unix.SYS_LSEEK:           62,
 	unix.SYS_OPENAT:          56,
 	unix.SYS_READ:            63,

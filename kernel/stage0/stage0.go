@@ -1,7 +1,7 @@
 // Package stage0 holds the program that a machine's processes start as, and
 // builds the list of system calls that it performs.
 //
-// stage0 is a static ELF of half a KiB, written in assembly beside this file.
+// stage0 is a static ELF of less than a KiB, written in assembly beside this file.
 // msh starts it from a sealed memory file with the list in another; it maps the
 // list, makes the calls one after another and leaves by the last one, an
 // execve(2). So a process on its way into a machine is never a copy of msh: no

@@ -22,6 +22,8 @@
 	.set	POSITIVE, 1 << 2
 	.set	FORK, 1 << 3
 	.set	BECOME, 1 << 4
+	.set	BITS, 1 << 5
+	.set	SIGNALS, 1 << 6
 
 	.intel_syntax noprefix
 	.text
@@ -67,8 +69,15 @@ imm:	mov	[rsp + rcx*8], rax
 	jne	args
 
 	mov	rdi, [rsp]
-	mov	rsi, [rsp + 8]
-	mov	rdx, [rsp + 16]
+	test	bl, SIGNALS		# of argument 0, the lowest bit that is left
+	jz	1f
+	bsf	rdi, rdi
+	inc	edi
+1:	mov	rsi, [rsp + 8]
+	test	bl, BITS		# or of argument 1
+	jz	1f
+	bsf	rsi, rsi
+1:	mov	rdx, [rsp + 16]
 	mov	r10, [rsp + 24]
 	mov	r8, [rsp + 32]
 	mov	r9, [rsp + 40]
@@ -87,13 +96,24 @@ imm:	mov	[rsp + rcx*8], rax
 	jnz	failed
 next:	test	bl, BECOME
 	jnz	become
-	add	r12, 64
+	lea	rdx, [r12 + 8]
+	test	bl, SIGNALS
+	jnz	1f
+	add	rdx, 8
+	test	bl, BITS
+	jz	ahead
+1:	mov	rax, [rdx]
+	lea	rcx, [rax - 1]
+	and	rax, rcx
+	mov	[rdx], rax
+	jnz	step			# once more, for the next one
+ahead:	add	r12, 64
 	jmp	step
 
 over:	shr	ebx, 24			# over the old process's steps; the list is
 	shl	ebx, 6			# shared, and the result the old one's to write
 	add	r12, rbx
-	jmp	next
+	jmp	ahead
 
 failed:	test	bl, SKIP
 	jz	1f

@@ -12,6 +12,8 @@
 	.set	POSITIVE, 2
 	.set	FORK, 3
 	.set	BECOME, 4
+	.set	BITS, 5
+	.set	SIGNALS, 6
 
 	.text
 	.globl	_start
@@ -58,7 +60,14 @@ imm:	str	x10, [sp, x9, lsl 3]
 	b.ne	args
 
 	ldp	x0, x1, [sp]
-	ldp	x2, x3, [sp, 16]
+	tbz	w21, SIGNALS, 1f	// of argument 0, the lowest bit that is left
+	rbit	x0, x0
+	clz	x0, x0
+	add	x0, x0, 1
+1:	tbz	w21, BITS, 1f		// or of argument 1
+	rbit	x1, x1
+	clz	x1, x1
+1:	ldp	x2, x3, [sp, 16]
 	ldp	x4, x5, [sp, 32]
 	ldr	w8, [x20]
 	svc	0
@@ -70,12 +79,21 @@ imm:	str	x10, [sp, x9, lsl 3]
 	cbnz	x0, next
 	tbnz	w21, POSITIVE, failed	// read(2) at end of file: the parent is gone
 next:	tbnz	w21, BECOME, become
-	add	x20, x20, 64
+	add	x11, x20, 8
+	tbnz	w21, SIGNALS, 1f
+	add	x11, x11, 8
+	tbz	w21, BITS, ahead
+1:	ldr	x9, [x11]
+	sub	x10, x9, 1
+	and	x9, x9, x10
+	str	x9, [x11]
+	cbnz	x9, step		// once more, for the next one
+ahead:	add	x20, x20, 64
 	b	step
 
 over:	lsr	w9, w21, 24		// over the old process's steps; the list is
 	add	x20, x20, x9, lsl 6	// shared, and the result the old one's to write
-	b	next
+	b	ahead
 
 failed:	tbz	w21, SKIP, 1f
 	add	x20, x20, 64

@@ -227,7 +227,7 @@ func TestSpare(t *testing.T) {
 			p := New()
 			fd := p.Call("create", 0, unix.SYS_OPENAT, AtCwd, out, unix.O_CREAT|unix.O_WRONLY, 0o600)
 			write := Step{Words: "write", Nr: unix.SYS_WRITE, Args: []any{fd, "spare ", 6}}
-			p.Spare(Step{Words: "return 0", Nr: unix.SYS_RT_SIGACTION, Args: []any{int(unix.SIGINT), Zeros, 0, 8}}, write, write)
+			p.Spare(Step{Words: "return 0", Nr: unix.SYS_RT_SIGACTION, Args: []any{Signals(1<<(unix.SIGINT-1) | 1<<(unix.SIGUSR1-1)), Zeros, 0, 8}}, write, write)
 			n := p.Call("write on", 0, unix.SYS_WRITE, fd, "needed", 6)
 			p.Exit(3)
 			text := "spare spare needed"
@@ -241,6 +241,38 @@ func TestSpare(t *testing.T) {
 			if got := Result(r.blob, n); n != 4 || got != 6 {
 				t.Errorf("step %d returned %d, want step 4 to return 6", n, got)
 			}
+		}
+	})
+}
+
+// A step for each bit of a word is performed for those that are set, and up to the first
+// that fails.
+func TestBits(t *testing.T) {
+	eachTarget(t, func(t *testing.T, m target) {
+		out := filepath.Join(t.TempDir(), "out")
+		p := New()
+		fd := p.Call("create", 0, unix.SYS_OPENAT, AtCwd, out, unix.O_CREAT|unix.O_WRONLY, 0o600)
+		last := p.Call("copy", 0, unix.SYS_DUP3, fd, Bits(1<<20|1<<33|1<<63), 0)
+		for _, n := range []int{20, 33, 63} {
+			p.Call("write", 0, unix.SYS_WRITE, n, "x", 1)
+		}
+		p.Call("write elsewhere", MayFail, unix.SYS_WRITE, 21, "y", 1)
+		ignore := append(binary.NativeEndian.AppendUint64(nil, 1), make([]byte, 24)...)
+		p.Call("ignore", 0, unix.SYS_RT_SIGACTION, Signals(1<<(unix.SIGHUP-1)|1<<(unix.SIGUSR1-1)|1<<(40-1)|1<<63), ignore, 0, 8)
+		pid := p.Call("who am I", 0, unix.SYS_GETPID)
+		for _, sig := range []int{int(unix.SIGHUP), int(unix.SIGUSR1), 40} {
+			p.Call("kill", 0, unix.SYS_KILL, pid, sig)
+		}
+		bad := p.Call("ignore what cannot be ignored", 0, unix.SYS_RT_SIGACTION, Signals(1<<(unix.SIGHUP-1)|1<<(unix.SIGKILL-1)), ignore, 0, 8)
+		p.Exit(3)
+		r := start(t, m, p, nil)
+		r.exits(126)
+		wantFile(t, out, "xxx")
+		if got := Result(r.blob, last); got != 63 {
+			t.Errorf("the last copy is %d, want 63", got)
+		}
+		if step, errno, ok := Failed(r.blob); !ok || step != bad || errno != unix.EINVAL {
+			t.Errorf("it failed at step %d, %v, %v; want %d, EINVAL", step, errno, ok, bad)
 		}
 	})
 }
