@@ -121,10 +121,7 @@ func (t *Txn) open(b *birth) error {
 		}
 	}
 	if p.netAhead() {
-		if err := t.takeNetwork(); err != nil {
-			return err
-		}
-		b.files[netFD] = t.net.FD()
+		b.files[netFD] = null // in its place
 	}
 	if p.relayed() {
 		return nil // the intermediate opens the trees

@@ -172,7 +172,7 @@ func (c *Confinement) level() int {
 //	           … control groups, namespaces, mounts, masks
 //	enclose    no new privileges, fences
 //	           … rlimits
-//	           bounding set
+//	           bounding set (an init's, as it waits for its network)
 //	           … user
 //	shed       capabilities, seccomp
 //	           exec

@@ -37,7 +37,7 @@
 //	ledger: cgroup; mkdir it, set limits
 //	open the trees it will mount, make its /dev
 //	clone into group and namespaces ───────> leave what is the caller's; write "0" into the v1 groups
-//	                                         enter the network
+//	give it its network by sync ───────────> enter that
 //	                                         read sync  (if somebody attaches)
 //	shift the owners of trees, Attach        .
 //	write sync ────────────────────────────> go on

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"golang.org/x/sys/unix"
 
@@ -74,8 +75,9 @@ func (n *startedNet) drop() {
 	}
 }
 
-// takeNetwork waits for it.
-func (t *Txn) takeNetwork() error {
+// giveNetwork waits for it and hands it to the child, which is started before it is there:
+// that takes some time as well.
+func (t *Txn) giveNetwork(c *Child) error {
 	if err := t.step("make the machine's network"); err != nil {
 		return err
 	}
@@ -85,7 +87,24 @@ func (t *Txn) takeNetwork() error {
 		return explainClone(made.Err, unix.CLONE_NEWNET)
 	}
 	t.net = made.NS
+	if err := t.step("give the child its network"); err != nil {
+		return err
+	}
+	// EPIPE: it has ended, and its list tells why.
+	if err := unix.Sendmsg(c.sync, []byte("n"), unix.UnixRights(t.net.FD()), nil, unix.MSG_NOSIGNAL); err != nil && err != unix.EPIPE {
+		return fmt.Errorf("give the child its network: %w", err)
+	}
 	return nil
+}
+
+// takeNetwork enters it. The kernel gives what is handed over the lowest number that is
+// free: that of its place, which is right behind the line to msh and held until then.
+func (s *Steps) takeNetwork() {
+	s.Call("make room for its network", 0, unix.SYS_CLOSE, netFD)
+	room := unix.CmsgSpace(4)
+	message := stage0.Words{0, 0, stage0.Words{stage0.Buffer(1), 1}, 1, stage0.Buffer(room), room, 0} // struct msghdr
+	s.Call("take it from msh", stage0.Positive, unix.SYS_RECVMSG, syncFD, message, unix.MSG_CMSG_CLOEXEC)
+	s.Call("enter its network", 0, unix.SYS_SETNS, netFD, unix.CLONE_NEWNET)
 }
 
 // newNetwork has the child do it itself.

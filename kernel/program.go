@@ -20,7 +20,7 @@ const (
 	relayFD  stage0.FD = "relay"  // the intermediate's own line to msh
 	parentFD stage0.FD = "parent" // pidfd of the parent machine's init
 	procFD   stage0.FD = "proc"   // the host's /proc, for who writes id maps
-	netFD    stage0.FD = "net"    // the machine's network, where msh has made it
+	netFD    stage0.FD = "net"    // the machine's network, where msh has made it: handed over by sync
 	devFD    stage0.FD = "dev"    // the file system of the machine's /dev, where msh has made it
 	emptyFD  stage0.FD = "empty"  // the file system with the empty file, where msh has made it
 	imageFD  stage0.FD = "stage0" // stage0's own ELF, to go on as the minimal init
@@ -43,6 +43,9 @@ const (
 func (p *Plan) write(state string) error {
 	s := p.Steps
 	s.Hold(syncFD) // closed by exec, it tells msh that the machine is up
+	if p.netAhead() {
+		s.Hold(netFD) // right behind it: see takeNetwork
+	}
 	s.leaveCaller()
 	s.hide(p.Confined)
 	s.leaveKeyring()
@@ -52,7 +55,8 @@ func (p *Plan) write(state string) error {
 	}
 	switch {
 	case p.netAhead():
-		s.Call("enter its network", 0, unix.SYS_SETNS, netFD, unix.CLONE_NEWNET)
+		s.boundCaps(p.Confined) // the network may not be there yet
+		s.takeNetwork()
 	case p.Flags&unix.CLONE_NEWNET != 0:
 		s.newNetwork()
 	}
@@ -124,7 +128,9 @@ func (s *Steps) confine(program string) error {
 	c := s.Plan.Confined
 	s.enclose(c, program)
 	s.rlimits()
-	s.boundCaps(c)
+	if !s.Plan.netAhead() { // else that has been done
+		s.boundCaps(c)
+	}
 	return s.shed(c, true, s.Plan.Space())
 }
 

@@ -237,6 +237,11 @@ func (t *Txn) bringUp(c *Child) (*Machine, error) {
 			return nil, err
 		}
 	}
+	if p.netAhead() {
+		if err := t.giveNetwork(c); err != nil {
+			return nil, err
+		}
+	}
 	if p.Parks || p.relayed() {
 		if err := t.shiftOwners(c); err != nil {
 			return nil, err
