@@ -111,7 +111,7 @@ func (t *Txn) open(b *birth) error {
 		}
 	}
 	if p.emptyAhead() {
-		if b.files[emptyFD], err = t.makeEmpty(); err != nil {
+		if b.files[emptyFD], err = t.own(t.empty()); err != nil {
 			return err
 		}
 	}

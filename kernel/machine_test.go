@@ -122,6 +122,9 @@ func warmUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	levelGuard() // where the kernel has it
+	if _, err := sharedEmpty(); err != nil {
+		t.Fatal(err)
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

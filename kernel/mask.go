@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -72,25 +73,42 @@ func (s *Steps) mask(empty any) {
 	for _, path := range readOnly {
 		if present()[path] {
 			at := s.below(path, proc, sys)
-			tree := s.Call("copy "+path, 0, unix.SYS_OPEN_TREE, at.dir, at.name, treeClone|atEmptyPath|unix.AT_RECURSIVE|unix.AT_SYMLINK_NOFOLLOW)
-			s.setAttr("make it read-only", tree, unix.MOUNT_ATTR_RDONLY, true)
-			at.cover("put it over "+path, tree)
+			at.cover("put it over "+path, s.readOnlyCopy(at, path))
 		}
 	}
-	s.setAttr("make /sys read-only", sys, unix.MOUNT_ATTR_RDONLY, true)
+	if s.sys == nil { // else that has been done
+		s.setAttr("make /sys read-only", sys, unix.MOUNT_ATTR_RDONLY, true)
+	}
 }
 
 // emptyOptions are those of the file system with the empty file.
 var emptyOptions = []string{"size", "4k", "mode", "555"}
 
-// emptyAhead tells whether msh makes that, while it waits for the machine's network.
+// emptyAhead tells whether msh makes that.
 func (p *Plan) emptyAhead() bool { return p.masks() && p.plain() }
 
-func (t *Txn) makeEmpty() (int, error) {
+// empty is a mount of it: of the one that all machines have, whom it is kept from by
+// CAP_SYS_ADMIN being taken from them, or of one of the machine's own.
+func (t *Txn) empty() (int, error) {
 	if err := t.step("make an empty file"); err != nil {
 		return -1, err
 	}
-	fd, err := t.own(newTmpfs(pseudoAttr, emptyOptions...))
+	if t.plan.Confined.Caps&capsNamed("sys_admin") == 0 {
+		if shared, err := sharedEmpty(); err == nil {
+			fd, err := unix.OpenTree(shared, "", treeClone|atEmptyPath)
+			if err == nil { // since 6.15; before that, nobody can copy what is mounted nowhere
+				return fd, nil
+			}
+		}
+	}
+	return makeEmpty()
+}
+
+// sharedEmpty stays open as long as msh runs.
+var sharedEmpty = sync.OnceValues(makeEmpty)
+
+func makeEmpty() (int, error) {
+	fd, err := newTmpfs(pseudoAttr, emptyOptions...)
 	if err != nil {
 		return -1, err
 	}
@@ -102,6 +120,7 @@ func (t *Txn) makeEmpty() (int, error) {
 		err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 	}
 	if err != nil {
+		unix.Close(fd)
 		return -1, fmt.Errorf("make an empty file: %w", err)
 	}
 	return fd, nil
@@ -115,6 +134,24 @@ func (s *Steps) maskOne(path, with string, empty, proc, sys any) {
 	tree := s.Call("copy the empty one", 0, unix.SYS_OPEN_TREE, empty, with, treeClone|atEmptyPath)
 	at.cover("mask "+path+" with it", tree)
 }
+
+func (s *Steps) readOnlyCopy(at spot, path string) stage0.Ref {
+	const flags = treeClone | atEmptyPath | unix.AT_RECURSIVE | unix.AT_SYMLINK_NOFOLLOW
+	if haveTreeAttr() {
+		return s.Call("copy "+path+", read-only", 0, unix.SYS_OPEN_TREE_ATTR, at.dir, at.name, flags, mountAttr(unix.MOUNT_ATTR_RDONLY, 0, 0), mountAttrSize)
+	}
+	tree := s.Call("copy "+path, 0, unix.SYS_OPEN_TREE, at.dir, at.name, flags)
+	s.setAttr("make it read-only", tree, unix.MOUNT_ATTR_RDONLY, true)
+	return tree
+}
+
+// haveTreeAttr asks for open_tree_attr(2), which is open_tree(2) and mount_setattr(2) in one.
+var haveTreeAttr = sync.OnceValue(func() bool {
+	attr := mountAttr(unix.MOUNT_ATTR_RDONLY, 0, 0)
+	empty := [1]byte{}
+	_, _, errno := unix.Syscall6(unix.SYS_OPEN_TREE_ATTR, ^uintptr(0), uintptr(unsafe.Pointer(&empty)), atEmptyPath, uintptr(unsafe.Pointer(&attr[0])), mountAttrSize, 0)
+	return errno == unix.EBADF
+})
 
 // place opens a directory of the root's without following links.
 func (s *Steps) place(path string) stage0.Ref {
