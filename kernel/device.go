@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -106,49 +105,4 @@ func everyDevice() []netx.DeviceRule {
 		rules = append(rules, netx.DeviceRule{Major: major, EveryMinor: true, Read: true, Write: true})
 	}
 	return rules
-}
-
-// guardsDevices tells whether the machine is to be kept from other devices: where it
-// is given some, and where level 1 begins; below that its parent's guard holds. A
-// machine of an ordinary user's can open what that user can, and make no nodes.
-func (p *Plan) guardsDevices() bool {
-	return !p.Under.User && (p.Spec.Has("device") || p.Confined.level() >= levelNodes && p.Under.Confined.level() < levelNodes)
-}
-
-// guardDevices comes before the first process is in the group.
-func (t *Txn) guardDevices() error {
-	if !t.plan.guardsDevices() {
-		return nil
-	}
-	if err := t.step("keep it from other devices"); err != nil {
-		return err
-	}
-	return explainPrograms("device", guard(t.plan.Group.Dirs()[0], t.plan.Spec))
-}
-
-// levelGuard is for every machine that is given no device: it stays loaded.
-var levelGuard = sync.OnceValues(func() (*netx.DeviceGuard, error) { return netx.NewDeviceGuard(everyDevice()) })
-
-// guard keeps a control group from all devices but those that every machine has and
-// those that the spec names.
-func guard(group string, s *Spec) error {
-	if !s.Has("device") {
-		g, err := levelGuard()
-		if err != nil {
-			return err
-		}
-		return g.Guard(group)
-	}
-	rules := everyDevice()
-	for _, r := range s.Resources {
-		if d, ok := r.(*Device); ok {
-			rules = append(rules, d.rule)
-		}
-	}
-	g, err := netx.NewDeviceGuard(rules)
-	if err != nil {
-		return err
-	}
-	defer g.Close()
-	return g.Guard(group)
 }

@@ -37,6 +37,7 @@ const teardown = 10 * time.Second
 //	/run/msh/LAB/.owner     locked by the msh that runs the lab
 //	/run/msh/LAB/MACHINE/   ledger, logs
 //	/run/msh/LAB/.nets/NET/ ledger, ns: the network namespace of a vnet, pinned
+//	/run/msh/LAB/.guard/    ledger: a control group that is kept from devices
 type Host struct {
 	State  string
 	Cgroup *cgroup.Host
@@ -198,7 +199,7 @@ func (h *Host) clearLab(ctx context.Context, lab string, stays func(name string)
 	if err == nil {
 		err = h.clearNets(ctx, lab, len(left) == 0)
 	}
-	errs = append(errs, err)
+	errs = append(errs, err, h.dropGuard(ctx, lab))
 	releaseLab(dir)
 	return removed, errors.Join(errs...)
 }

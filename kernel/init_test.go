@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -278,4 +281,40 @@ func TestNestedWithoutLimits(t *testing.T) {
 	if strings.Contains(string(r.Stdout), "all") {
 		t.Error("more processes than the outermost machine may have")
 	}
+}
+
+// As long as a lab with a guarded machine runs, whatever becomes of that, there is a group
+// more, so that the kernel need not rewrite itself for the next; it ends with the lab.
+func TestKeepGuard(t *testing.T) {
+	h := newHost(t)
+	l := labOn(t, h, "guarded")
+	dir := filepath.Join(h.Cgroup.V2, labGroup(h.Cgroup, l.name, guardDir))
+	there := func() bool { _, err := os.Stat(dir); return err == nil }
+	fork(t, l, space("pidspace"))
+	want(t, "without a guarded machine", false, there())
+	m := fork(t, l, space("pidspace"), space("netspace"), &Security{Level: 1})
+	want(t, "with one", true, there())
+	want(t, "programs", 1, devicePrograms(t, dir))
+	if err := m.Destroy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "after its end", true, there())
+	if err := l.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "after the lab's", false, there())
+}
+
+func devicePrograms(t *testing.T, dir string) int {
+	t.Helper()
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	r, err := link.QueryPrograms(link.QueryOptions{Target: int(d.Fd()), Attach: ebpf.AttachCGroupDevice})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(r.Programs)
 }

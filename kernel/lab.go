@@ -35,7 +35,8 @@ type Lab struct {
 	naming     sync.Mutex // taken before a vnet's mutex, and l.mu
 	hostsFiles []*hostsFile
 
-	patch *wiring // where cables between machines run; nil before the first
+	guard sync.Once // see keepGuard
+	patch *wiring   // where cables between machines run; nil before the first
 	root  *Machine
 }
 
@@ -136,6 +137,9 @@ func (l *Lab) leftovers(ctx context.Context) (kept string, err error) {
 	}
 	if err := l.host.clearNets(ctx, l.name, true); err != nil {
 		return "", fmt.Errorf("clean up networks of an earlier run: %w", err)
+	}
+	if err := l.host.dropGuard(ctx, l.name); err != nil {
+		return "", fmt.Errorf("clean up a control group of an earlier run: %w", err)
 	}
 	return "", nil
 }
@@ -363,6 +367,7 @@ func (l *Lab) Close(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lock != nil {
+		errs = append(errs, l.host.dropGuard(ctx, l.name))
 		if !slices.ContainsFunc(l.machines, func(m *Machine) bool { return m.Spec().Keep }) {
 			l.forgetNames()
 		}

@@ -96,7 +96,7 @@ func NewPlan(spec *Spec, under Under, host *cgroup.Host, state string) (*Plan, e
 	}
 	path := under.Path + "/" + spec.Name
 	if under.Path == "" {
-		path = host.Base + "/msh." + under.Lab + "." + spec.Name
+		path = labGroup(host, under.Lab, spec.Name)
 	}
 	p.Group = host.Group(path, p.Limits, parents)
 	// Without a control group the machine's init stands for its processes: it is
@@ -107,6 +107,11 @@ func NewPlan(spec *Spec, under Under, host *cgroup.Host, state string) (*Plan, e
 		return nil, err
 	}
 	return p, nil
+}
+
+// labGroup is where a group of a lab's is that lies in no other.
+func labGroup(host *cgroup.Host, lab, name string) string {
+	return host.Base + "/msh." + lab + "." + name
 }
 
 // each calls f for the spec's resources in the order of the table of kinds, and
