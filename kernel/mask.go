@@ -87,13 +87,14 @@ var emptyOptions = []string{"size", "4k", "mode", "555"}
 // emptyAhead tells whether msh makes that.
 func (p *Plan) emptyAhead() bool { return p.masks() && p.plain() }
 
-// empty is a mount of it: of the one that all machines have, whom it is kept from by
-// CAP_SYS_ADMIN being taken from them, or of one of the machine's own.
+// empty is a mount of it. Machines of level 2 have one for all, which nobody can write to
+// who lacks CAP_SYS_ADMIN, and which tells them of each other's locks, as the host's
+// /dev/null does where container engines mask with it; others have one of their own.
 func (t *Txn) empty() (int, error) {
 	if err := t.step("make an empty file"); err != nil {
 		return -1, err
 	}
-	if t.plan.Confined.Caps&capsNamed("sys_admin") == 0 {
+	if c := t.plan.Confined; c.level() < levelFence && c.Caps&capsNamed("sys_admin") == 0 {
 		if shared, err := sharedEmpty(); err == nil {
 			fd, err := unix.OpenTree(shared, "", treeClone|atEmptyPath)
 			if err == nil { // since 6.15; before that, nobody can copy what is mounted nowhere

@@ -185,6 +185,19 @@ func TestSecurityWays(t *testing.T) {
 	}
 }
 
+// What masks are made of is a machine's own at level 3, and where it could be written to.
+func TestMasksOwn(t *testing.T) {
+	l := newLab(t)
+	for what, s := range map[string]*Security{"level 3": {Level: 3}, "with sys_admin": {Level: 2, Caps: []string{"+sys_admin"}}} {
+		seen := map[string]bool{}
+		for range 2 {
+			m := fork(t, l, &Root{Source: "/", Write: "overlay"}, space("pidspace"), space("netspace"), s)
+			seen[sh(t, m, "stat -c %d /proc/keys")] = true
+		}
+		want(t, what+": file systems", 2, len(seen))
+	}
+}
+
 // What a program may do at each level; the rows are of docs/security.md.
 func TestSecurityLevels(t *testing.T) {
 	l := newLab(t)
